@@ -1,0 +1,252 @@
+"""The data that training sees: responses, padded on the host and packed for the devices.
+
+Responses are made, scored and selected padded, `[B, G, T]`. `pack` lays them into the rows of a
+`Batch`, `[M, R, T]`: M micro-batches of R rows. A response never spans rows, and all responses to
+a prompt share a micro-batch. Padded is the special case of one response a row.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Example(NamedTuple):
+    """One prompt and response as ids, with True at the tokens that the policy answers for."""
+
+    tokens: Int[np.ndarray, " T"]
+    is_response: Bool[np.ndarray, " T"]
+
+
+class Responses(NamedTuple):
+    """G responses to each of B prompts, on the host, padded on the right.
+
+    Entry `t` of every per-token field is about token `t` itself, so nothing is ever shifted.
+    Log-probabilities are in nats, of token `t` given those before it.
+
+    Attributes:
+        lengths: Tokens of prompt and response together; 0 where there is no response.
+        rewards: One per response.
+        advantages: How much to reinforce each token.
+        sampled_logprobs: As the sampler recorded them.
+        old_logprobs: Under the policy that sampled, scored by the trainer.
+        reference_logprobs: Under the frozen reference policy.
+    """
+
+    tokens: Int[np.ndarray, "B G T"]
+    is_response: Bool[np.ndarray, "B G T"]
+    lengths: Int[np.ndarray, "B G"]
+    rewards: Float[np.ndarray, "B G"] | None = None
+    advantages: Float[np.ndarray, "B G T"] | None = None
+    sampled_logprobs: Float[np.ndarray, "B G T"] | None = None
+    old_logprobs: Float[np.ndarray, "B G T"] | None = None
+    reference_logprobs: Float[np.ndarray, "B G T"] | None = None
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[Example]]) -> Self:
+        """Pads groups of examples, one group per prompt, all of one size G."""
+        B, G = len(groups), len(groups[0])
+        lengths = np.array([[len(e.tokens) for e in group] for group in groups], np.int32)
+        T = int(lengths.max())
+        tokens, is_response = np.zeros((B, G, T), np.int32), np.zeros((B, G, T), bool)
+        for b, group in enumerate(groups):
+            for g, example in enumerate(group):
+                tokens[b, g, : lengths[b, g]] = example.tokens
+                is_response[b, g, : lengths[b, g]] = example.is_response
+        return cls(tokens, is_response, lengths)
+
+
+PER_TOKEN = ("advantages", "sampled_logprobs", "old_logprobs", "reference_logprobs")
+
+
+class Batch(NamedTuple):
+    """What one optimiser step sees: M micro-batches of R rows of T tokens.
+
+    The train step takes one micro-batch after another, so objectives see these fields without
+    their first axis.
+
+    Attributes:
+        tokens: Prompt and response ids.
+        segments: Which response of its micro-batch a token belongs to, counted from 1 in the
+            order of `is_real`; 0 is padding.
+        positions: Place of each token in its response, from 0.
+        is_response: True at the tokens that the policy has to answer for.
+        is_real: False where a prompt or response is filled in to make shapes even.
+    """
+
+    tokens: Int[Array, "*M R T"]
+    segments: Int[Array, "*M R T"]
+    positions: Int[Array, "*M R T"]
+    is_response: Bool[Array, "*M R T"]
+    is_real: Bool[Array, "*M P G"]
+    rewards: Float[Array, "*M P G"] | None = None
+    advantages: Float[Array, "*M R T"] | None = None
+    sampled_logprobs: Float[Array, "*M R T"] | None = None
+    old_logprobs: Float[Array, "*M R T"] | None = None
+    reference_logprobs: Float[Array, "*M R T"] | None = None
+
+    def require(self, field: str) -> Array:
+        """Returns an optional field, or says which setting would have added it."""
+        value = getattr(self, field)
+        if value is None:
+            raise ValueError(
+                f"This objective needs `batch.{field}`, but the batch has none. {_ADDED_BY[field]}"
+            )
+        return value
+
+    def per_response(self, values: Float[Array, "R T"]) -> Float[Array, "P G"]:
+        """Sums of a per-token value over the tokens of each response."""
+        P, G = self.is_real.shape
+        sums = jax.ops.segment_sum(values.ravel(), self.segments.ravel(), P * G + 1)
+        return sums[1:].reshape(P, G)
+
+    def per_token(self, values: Float[Array, "P G"]) -> Float[Array, "R T"]:
+        """Gives every token the value of its response; padding gets 0."""
+        return jnp.pad(values.ravel(), (1, 0))[self.segments]
+
+
+_ADDED_BY = {
+    "rewards": "Rewards come from a rollout; set config.rollout.",
+    "advantages": "Advantages come from a rollout; set config.rollout.",
+    "sampled_logprobs": "The sampler records them; set config.rollout.",
+    "old_logprobs": "Several updates per rollout need them; set config.rollout.",
+    "reference_logprobs": "Set config.reference to the checkpoint to score with.",
+}
+
+
+class Packing(NamedTuple):
+    """Where each of `[B, G]` responses lies in `[M, R, T]` rows.
+
+    Attributes:
+        micro_batch, row, start: Place of the first token.
+        segment: Number of the response in its micro-batch, from 1.
+        shape: M, R and T.
+    """
+
+    micro_batch: Int[np.ndarray, "B G"]
+    row: Int[np.ndarray, "B G"]
+    start: Int[np.ndarray, "B G"]
+    segment: Int[np.ndarray, "B G"]
+    lengths: Int[np.ndarray, "B G"]
+    shape: tuple[int, int, int]
+
+    def lay(self, field: np.ndarray) -> np.ndarray:
+        """Lays a padded per-token field `[B, G, T]` into the rows `[M, R, T]`."""
+        rows = np.zeros(self.shape, field.dtype)
+        padded, packed = self._places(field.shape[-1])
+        rows.reshape(-1)[packed] = field[padded]
+        return rows
+
+    def lift(self, rows: np.ndarray, tokens: int) -> np.ndarray:
+        """The inverse of `lay`: rows back to a padded field of T = `tokens`."""
+        field = np.zeros((*self.lengths.shape, tokens), rows.dtype)
+        padded, packed = self._places(tokens)
+        field[padded] = rows.reshape(-1)[packed]
+        return field
+
+    def _places(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mask of the real tokens of a padded field, and their flat places in the rows."""
+        t = np.arange(tokens)
+        is_token = t < self.lengths[..., None]
+        _, R, T = self.shape
+        first = (self.micro_batch * R + self.row) * T + self.start
+        return is_token, (first[..., None] + t)[is_token]
+
+
+def bucket(size: int, multiple: int = 1) -> int:
+    """The next size up of a ladder with four rungs an octave, so that few shapes are compiled.
+
+    >>> [bucket(n) for n in (1, 7, 9, 33, 100)]
+    [1, 7, 10, 40, 112]
+    """
+    units = -(-max(size, 1) // multiple)
+    rung = 1 << max(units.bit_length() - 3, 0)
+    return -(-units // rung) * rung * multiple
+
+
+def first_fit(
+    lengths: Int[np.ndarray, "B G"],
+    *,
+    tokens: int,
+    micro_batches: int = 1,
+    packed: bool = True,
+    multiple: int = 1,
+    process: int = 0,
+) -> Packing:
+    """Finds a place for every response: whole prompts dealt out evenly, long responses first.
+
+    Args:
+        lengths: Tokens of each response, its prompt included; 0 for none.
+        tokens: Tokens of a row if `packed`, otherwise the most that a row may have.
+        micro_batches: M; must divide B.
+        packed: Whether responses share rows.
+        multiple: R becomes a multiple of this, for the devices to share.
+        process: Segments are counted over processes of equally many prompts.
+
+    Raises:
+        ValueError: If a response is longer than a row.
+    """
+    B, G = lengths.shape
+    assert B % micro_batches == 0, (B, micro_batches)
+    if lengths.max() > tokens:
+        raise ValueError(
+            f"A response of {lengths.max()} tokens, its prompt included, does not fit into a row"
+            f" of config.batch.tokens = {tokens}. Raise it, or drop or truncate longer data."
+        )
+    P = B // micro_batches
+    # Dealt in turns of changing direction, long prompts first, so that no micro-batch is heavier.
+    order = np.argsort(-lengths.sum(-1), kind="stable")
+    turn, seat = np.divmod(np.arange(B), micro_batches)
+    micro_batch = np.empty(B, np.int32)
+    micro_batch[order] = np.where(turn % 2, micro_batches - 1 - seat, seat)
+    slot = np.empty(B, np.int32)
+    for m in range(micro_batches):
+        slot[micro_batch == m] = np.arange(P)
+    segment = (process * P + slot[:, None]) * G + np.arange(G) + 1
+    micro_batch = np.repeat(micro_batch[:, None], G, axis=1)
+    if packed:
+        T = tokens
+        row, start, needed = _fill_rows(lengths, micro_batch, T, micro_batches)
+    else:
+        T = min(bucket(int(lengths.max()), 8), tokens)
+        row, start, needed = segment - 1 - process * P * G, np.zeros_like(lengths), P * G
+    shape = (micro_batches, bucket(needed, multiple), T)
+    return Packing(micro_batch, row, start, segment, lengths, shape)
+
+
+def _fill_rows(
+    lengths: np.ndarray, micro_batch: np.ndarray, tokens: int, micro_batches: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows and starts by first fit, longest response first, and the most rows any slice needs."""
+    row, start = np.zeros_like(lengths), np.zeros_like(lengths)
+    used = np.zeros((micro_batches, lengths.size), np.int64)
+    for index in np.argsort(-lengths, axis=None, kind="stable"):
+        place = np.unravel_index(index, lengths.shape)
+        rows = used[micro_batch[place]]
+        row[place] = r = int(np.argmax(rows + lengths[place] <= tokens))
+        start[place] = rows[r]
+        rows[r] += lengths[place]
+    return row, start, int((used > 0).any(0).sum())
+
+
+def pack(responses: Responses, packing: Packing) -> Batch:
+    """Lays responses into the rows of a batch, as `packing` says; the result is on the host."""
+    M = packing.shape[0]
+    B, G, T = responses.tokens.shape
+    ones = np.ones((B, G, T), np.int32)
+    # Per-response fields in the order in which segments count.
+    order = np.lexsort((packing.segment[:, 0], packing.micro_batch[:, 0]))
+    per_response = lambda x: None if x is None else x[order].reshape(M, B // M, G)
+    fields = {name: getattr(responses, name) for name in PER_TOKEN}
+    return Batch(
+        tokens=packing.lay(responses.tokens),
+        segments=packing.lay(ones * packing.segment[..., None].astype(np.int32)),
+        positions=packing.lay(ones * np.arange(T, dtype=np.int32)),
+        is_response=packing.lay(responses.is_response),
+        is_real=per_response(responses.lengths > 0),
+        rewards=per_response(responses.rewards),
+        **{name: None if x is None else packing.lay(x) for name, x in fields.items()},
+    )

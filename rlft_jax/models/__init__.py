@@ -1,0 +1,1 @@
+"""Networks, adapters, and their conversion from and to Hugging Face."""

@@ -1,0 +1,97 @@
+"""Low-rank adapters (Hu et al., 2021, arXiv:2106.09685), with PEFT's conventions.
+
+An adapted projection computes `x @ kernel + scale * dropout(x) @ a @ b`. `b` starts at zero, so an
+adapted model starts out equal to its base. The base stays frozen: with `split`, the adapter is
+all that trains, and the base alone is the reference policy.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+PROJECTIONS = {
+    "q_proj": ("attention", "q"),
+    "k_proj": ("attention", "k"),
+    "v_proj": ("attention", "v"),
+    "o_proj": ("attention", "o"),
+    "gate_proj": ("mlp", "gate"),
+    "up_proj": ("mlp", "up"),
+    "down_proj": ("mlp", "down"),
+}
+
+
+class LoRAParam(nnx.Param):
+    """A parameter of an adapter, so that a filter can tell it from the base."""
+
+
+class LoRA(nnx.Module):
+    """The adapter of one projection, stacked over layers like the projection itself."""
+
+    def __init__(
+        self,
+        layers: int,
+        d_in: int,
+        d_out: int,
+        *,
+        rank: int,
+        scale: float,
+        dropout: float,
+        key: Key[Array, ""],
+    ):
+        bound = 1 / math.sqrt(d_in)  # PEFT's Kaiming uniform with a = sqrt(5)
+        self.a = LoRAParam(jax.random.uniform(key, (layers, d_in, rank), minval=-bound, maxval=bound))
+        self.b = LoRAParam(jnp.zeros((layers, rank, d_out)))
+        self.scale = scale
+        self.dropout = dropout
+
+    def __call__(self, x: Float[Array, "*r d"], key: Key[Array, ""] | None) -> Array:
+        if key is not None and self.dropout:
+            keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
+            x = jnp.where(keep, x / (1 - self.dropout), 0)
+        return self.scale * (x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype)
+
+
+def add(
+    model: nnx.Module,
+    *,
+    rank: int = 8,
+    alpha: float = 32.0,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    targets: str | Sequence[str] = "all-linear",
+    key: Key[Array, ""],
+) -> None:
+    """Attaches adapters to a model, in place.
+
+    Args:
+        rank: Width of the bottleneck.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Share of an adapter's inputs dropped while training.
+        rslora: Scale by alpha / sqrt(rank) instead (Kalajdzievski, 2023, arXiv:2312.03732).
+        targets: Names of projections as in Hugging Face, or "all-linear".
+
+    Raises:
+        ValueError: If a target is not a projection of a layer; the embedding and the head,
+            which may be one matrix, take no adapter.
+    """
+    names = list(PROJECTIONS) if targets == "all-linear" else list(targets)
+    unknown = [name for name in names if name not in PROJECTIONS]
+    if unknown or not names or isinstance(targets, str) and targets != "all-linear":
+        raise ValueError(
+            f"config.lora.targets = {targets!r} cannot be adapted; choose among"
+            f" {', '.join(PROJECTIONS)}, or all-linear. Embeddings and heads take no adapter:"
+            " Qwen's are one tied matrix, and merging would change both."
+        )
+    scale = alpha / (math.sqrt(rank) if rslora else rank)
+    for i, name in enumerate(names):
+        parent, child = PROJECTIONS[name]
+        linear = getattr(getattr(model.layers, parent), child)
+        layers, d_in, d_out = linear.kernel.shape
+        sub = jax.random.fold_in(key, i)
+        linear.lora = LoRA(
+            layers, d_in, d_out, rank=rank, scale=scale, dropout=dropout, key=sub
+        )

@@ -1,0 +1,1 @@
+"""The train step and what surrounds it: loop, optimizer, sharding, checkpoints, reports."""

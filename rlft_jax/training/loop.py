@@ -1,0 +1,67 @@
+"""The training loop: one for all algorithms."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from rlft_jax.batch import Batch, Responses
+from rlft_jax.metrics import Metrics
+from rlft_jax.training.step import Params, TrainState
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class Draw(NamedTuple):
+    """What a source gives: responses to learn from, and what it knows about them."""
+
+    responses: Responses
+    metrics: dict[str, float]
+
+
+class Source(Protocol):
+    """Where batches come from: a dataset, or a policy at work."""
+
+    def next(self, params: Params, step: int) -> Draw:
+        """The responses for a step; a dataset ignores both arguments."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Numbers, strings and arrays that `restore` goes on from."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where `state` was taken."""
+        ...
+
+
+class Progress(NamedTuple):
+    """What hooks see after a step."""
+
+    step: int
+    state: TrainState
+    metrics: Metrics
+    source_metrics: dict[str, float]
+
+
+Hook = Callable[[Progress], None]
+
+
+def run(
+    state: TrainState,
+    source: Source,
+    feed: Callable[[Responses], Batch],
+    step: Step,
+    *,
+    steps: int,
+    hooks: Sequence[Hook] = (),
+) -> TrainState:
+    """Trains until step `steps` and returns the last state.
+
+    Hooks run after every step; one that reads an array waits for the devices, so most look only
+    every so often. A hook stops the run by raising.
+    """
+    for number in range(int(state.step) + 1, steps + 1):
+        draw = source.next(state.params, number)
+        state, metrics = step(state, feed(draw.responses))
+        for hook in hooks:
+            hook(Progress(number, state, metrics, draw.metrics))
+    return state
