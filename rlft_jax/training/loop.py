@@ -14,7 +14,7 @@ class Draw(NamedTuple):
     """What a source gives: responses to learn from, and what it knows about them."""
 
     responses: Responses
-    metrics: dict[str, float]
+    metrics: Metrics
 
 
 class Source(Protocol):
@@ -39,7 +39,7 @@ class Progress(NamedTuple):
     step: int
     state: TrainState
     metrics: Metrics
-    source_metrics: dict[str, float]
+    source_metrics: Metrics
 
 
 Hook = Callable[[Progress], None]

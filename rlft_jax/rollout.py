@@ -1,0 +1,226 @@
+"""A source of batches: the policy's own responses to problems, rewarded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from rlft_jax.batch import Example, Responses
+from rlft_jax.metrics import Mean, Metrics
+from rlft_jax.sampling import Completion
+from rlft_jax.tasks.problem import Problem
+from rlft_jax.training.loop import Draw
+from rlft_jax.training.step import Params
+
+# Scores every token of given responses under some policy.
+Score = Callable[[Params, Responses], Float[np.ndarray, "B G T"]]
+Rewarded = tuple[Float[np.ndarray, " N"], Mapping[str, Float[np.ndarray, " N"]]]
+
+
+class Stream(Protocol):
+    """An endless stream of tuples of problems, with a position to save."""
+
+    def __next__(self) -> tuple[Problem, ...]: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Engine(NamedTuple):
+    """What a rollout is done with: all that knows of models, tokenizers and devices.
+
+    Attributes:
+        encode: Ids of a problem's prompt.
+        decode: Text of a completion's ids, without the stop token.
+        sample: Completions of prompts, `responses` each, by parameters, ids and the numbers
+            that their randomness comes from.
+        reward: Rewards of responses to problems, in all and by name.
+        old_score: Scores under the policy that sampled; None where nothing asks for it.
+        reference_score: Scores under the reference policy; None where nothing asks for it.
+        advantages: From rewards, response masks, old and reference log-probabilities.
+    """
+
+    encode: Callable[[Problem], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    sample: Callable[[Params, list[list[int]], int, list[int]], list[list[Completion]]]
+    reward: Callable[[Sequence[Problem], Sequence[str]], Rewarded]
+    advantages: Callable[..., Float[np.ndarray, "B G T"]]
+    old_score: Score | None = None
+    reference_score: Score | None = None
+
+
+class Rollout:
+    """Samples `responses` to each problem of a batch and rewards them; then deals them out.
+
+    A rollout lasts for `updates` x `minibatches` steps. What is left of it is part of the state,
+    so a run may stop between any two of them.
+
+    Args:
+        problems: This process' problems of each rollout, in batches.
+        engine: What samples, rewards and scores.
+        process: Number of this process, which takes turns with the others.
+        processes: How many there are.
+        responses: Sampled for each problem; the paper's k.
+        updates: Times that a rollout is learned from.
+        minibatches: Steps that share a rollout; must divide its problems.
+        mask_truncated: Whether nothing is learned from responses that were cut off.
+        missing_stop_penalty: Reward lost by responses that were cut off.
+    """
+
+    def __init__(
+        self,
+        problems: Stream,
+        engine: Engine,
+        process: int = 0,
+        processes: int = 1,
+        *,
+        responses: int = 8,
+        updates: int = 1,
+        minibatches: int = 1,
+        mask_truncated: bool = False,
+        missing_stop_penalty: float = 0.0,
+    ):
+        self.table: list[dict[str, Any]] = []  # the last rollout's texts, for people to read
+        self._problems, self._engine = problems, engine
+        self._process, self._processes = process, processes
+        self._group_size, self._updates, self._minibatches = responses, updates, minibatches
+        self._mask_truncated, self._penalty = mask_truncated, missing_stop_penalty
+        self._rollouts, self._used = 0, 0
+        self._pending: Responses | None = None
+
+    def next(self, params: Params, step: int) -> Draw:
+        """The next minibatch, of a new rollout by `params` when the last one is used up."""
+        metrics: Metrics = {}
+        if self._pending is None:
+            self._pending, metrics = self._roll_out(params)
+        prompts = len(self._pending.tokens) // self._minibatches
+        start = self._used % self._minibatches * prompts
+        part = _each(self._pending, lambda field: field[start : start + prompts])
+        self._used += 1
+        if self._used == self._updates * self._minibatches:
+            self._pending, self._used = None, 0
+        return Draw(part, metrics)
+
+    def state(self) -> dict[str, Any]:
+        """Position among the problems, and what is left of the last rollout."""
+        fields = {} if self._pending is None else self._pending._asdict()
+        return {
+            "problems": self._problems.get_state(),
+            "rollouts": self._rollouts,
+            "used": self._used,
+            "pending": {name: field for name, field in fields.items() if field is not None},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where `state` was taken."""
+        self._problems.set_state(state["problems"])
+        self._rollouts, self._used = state["rollouts"], state["used"]
+        self._pending = Responses(**state["pending"]) if state["pending"] else None
+        self.table = []
+
+    def _roll_out(self, params: Params) -> tuple[Responses, Metrics]:
+        engine, G = self._engine, self._group_size
+        problems = next(self._problems)
+        prompts = [engine.encode(problem) for problem in problems]
+        # Numbered over all processes, so that their number does not matter.
+        first = (self._rollouts * self._processes + self._process) * len(problems)
+        numbers = [(first + i) % 2**32 for i in range(len(problems))]
+        groups = engine.sample(params, prompts, G, numbers)
+        texts = [engine.decode(c.tokens.tolist()) for group in groups for c in group]
+        rewards, parts = engine.reward([p for p in problems for _ in range(G)], texts)
+        rewards = rewards.reshape(-1, G).astype(np.float32)
+        is_finished = np.array([[c.is_finished for c in group] for group in groups])
+
+        responses = gathered(prompts, groups)
+        if self._mask_truncated:
+            is_response = responses.is_response & is_finished[..., None]
+            responses = responses._replace(is_response=is_response)
+        if engine.old_score is not None:
+            responses = responses._replace(old_logprobs=engine.old_score(params, responses))
+        if engine.reference_score is not None:
+            scores = engine.reference_score(params, responses)
+            responses = responses._replace(reference_logprobs=scores)
+        shaped = rewards - self._penalty * ~is_finished
+        advantages = engine.advantages(
+            shaped, responses.is_response, responses.old_logprobs, responses.reference_logprobs
+        )
+        self._rollouts += 1
+        self.table = _table(problems, texts, shaped, parts, advantages)
+        lengths = np.array([[len(c.tokens) for c in group] for group in groups])
+        return (
+            responses._replace(rewards=shaped, advantages=advantages),
+            rollout_metrics(rewards, parts, lengths, is_finished),
+        )
+
+
+def gathered(
+    prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]
+) -> Responses:
+    """Prompts and completions as padded responses, with the sampler's log-probabilities."""
+    examples = [
+        [
+            Example(
+                np.concatenate([prompt, c.tokens]).astype(np.int32),
+                np.arange(len(prompt) + len(c.tokens)) >= len(prompt),
+            )
+            for c in group
+        ]
+        for prompt, group in zip(prompts, groups)
+    ]
+    responses = Responses.of(examples)
+    sampled = np.zeros(responses.tokens.shape, np.float32)
+    sampled[responses.is_response] = np.concatenate([c.logprobs for g in groups for c in g])
+    return responses._replace(sampled_logprobs=sampled)
+
+
+def rollout_metrics(
+    rewards: Float[np.ndarray, "B G"],
+    parts: Mapping[str, Float[np.ndarray, " N"]],
+    lengths: np.ndarray,
+    is_finished: Bool[np.ndarray, "B G"],
+) -> Metrics:
+    """What a rollout was like, under TRL's names."""
+    deviation = rewards.std(-1, ddof=1)
+    return {
+        "reward": _mean(rewards),
+        "reward_std": _mean(deviation),
+        "frac_reward_zero_std": _mean(deviation == 0),
+        "completions/mean_length": _mean(lengths),
+        "completions/mean_terminated_length": _mean(lengths, is_finished),
+        "completions/clipped_ratio": _mean(~is_finished),
+        **{f"rewards/{name}/mean": _mean(values) for name, values in parts.items()},
+    }
+
+
+def _mean(values: np.ndarray, where: np.ndarray | None = None) -> Mean:
+    """`Mean.of`, on the host."""
+    kept = np.asarray(values, np.float64) if where is None else values[where].astype(np.float64)
+    return Mean(np.float32(kept.sum()), np.float32(kept.size))  # pyright: ignore
+
+
+def _each(responses: Responses, function: Callable[[np.ndarray], np.ndarray]) -> Responses:
+    return Responses(*(None if field is None else function(field) for field in responses))
+
+
+def _table(
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    rewards: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    advantages: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Rows to read: every response with its problem, rewards and advantage."""
+    G = rewards.shape[1]
+    largest = np.take_along_axis(
+        advantages, np.abs(advantages).argmax(-1, keepdims=True), axis=-1
+    )[..., 0]
+    return [
+        {
+            "prompt": problems[i // G].prompt,
+            "completion": text,
+            "reward": float(rewards[i // G, i % G]),
+            **{f"rewards/{name}": float(values[i]) for name, values in parts.items()},
+            "advantage": float(largest[i // G, i % G]),
+        }
+        for i, text in enumerate(texts)
+    ]
