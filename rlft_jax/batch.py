@@ -6,7 +6,7 @@ a prompt share a micro-batch. Padded is the special case of one response a row.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Responses(NamedTuple):
     reference_logprobs: Float[np.ndarray, "B G T"] | None = None
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Example]]) -> Self:
+    def of(cls, groups: Sequence[Sequence[Example]]) -> "Responses":
         """Pads groups of examples, one group per prompt, all of one size G."""
         B, G = len(groups), len(groups[0])
         lengths = np.array([[len(e.tokens) for e in group] for group in groups], np.int32)

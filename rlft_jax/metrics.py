@@ -1,6 +1,6 @@
 """Metrics that add up exactly over micro-batches, devices, hosts and evaluation batches."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
@@ -19,7 +19,7 @@ class Mean(NamedTuple):
     weight: Float[Array, ""]
 
     @classmethod
-    def of(cls, values: Num[Array, "..."], where: Bool[Array, "..."] | None = None) -> Self:
+    def of(cls, values: Num[Array, "..."], where: Bool[Array, "..."] | None = None) -> "Mean":
         """Mean of `values`, over the entries where `where` is true."""
         values = values.astype(jnp.float32)
         where = jnp.ones(values.shape, bool) if where is None else where

@@ -1,7 +1,7 @@
 """A source of batches: the policy's own responses to problems, rewarded."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ Score = Callable[[Params, Responses], Float[np.ndarray, "B G T"]]
 Rewarded = tuple[Float[np.ndarray, " N"], Mapping[str, Float[np.ndarray, " N"]]]
 
 
+@runtime_checkable
 class Stream(Protocol):
     """An endless stream of tuples of problems, with a position to save."""
 
@@ -153,9 +154,7 @@ class Rollout:
         )
 
 
-def gathered(
-    prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]
-) -> Responses:
+def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]) -> Responses:
     """Prompts and completions as padded responses, with the sampler's log-probabilities."""
     examples = [
         [
@@ -211,9 +210,9 @@ def _table(
 ) -> list[dict[str, Any]]:
     """Rows to read: every response with its problem, rewards and advantage."""
     G = rewards.shape[1]
-    largest = np.take_along_axis(
-        advantages, np.abs(advantages).argmax(-1, keepdims=True), axis=-1
-    )[..., 0]
+    largest = np.take_along_axis(advantages, np.abs(advantages).argmax(-1, keepdims=True), axis=-1)[
+        ..., 0
+    ]
     return [
         {
             "prompt": problems[i // G].prompt,

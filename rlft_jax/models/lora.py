@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+ALL = "all-linear"
 PROJECTIONS = {
     "q_proj": ("attention", "q"),
     "k_proj": ("attention", "k"),
@@ -43,7 +44,9 @@ class LoRA(nnx.Module):
         key: Key[Array, ""],
     ):
         bound = 1 / math.sqrt(d_in)  # PEFT's Kaiming uniform with a = sqrt(5)
-        self.a = LoRAParam(jax.random.uniform(key, (layers, d_in, rank), minval=-bound, maxval=bound))
+        self.a = LoRAParam(
+            jax.random.uniform(key, (layers, d_in, rank), minval=-bound, maxval=bound)
+        )
         self.b = LoRAParam(jnp.zeros((layers, rank, d_out)))
         self.scale = scale
         self.dropout = dropout
@@ -62,7 +65,7 @@ def add(
     alpha: float = 32.0,
     dropout: float = 0.0,
     rslora: bool = False,
-    targets: str | Sequence[str] = "all-linear",
+    targets: str | Sequence[str] = ALL,
     key: Key[Array, ""],
 ) -> None:
     """Attaches adapters to a model, in place.
@@ -78,20 +81,28 @@ def add(
         ValueError: If a target is not a projection of a layer; the embedding and the head,
             which may be one matrix, take no adapter.
     """
-    names = list(PROJECTIONS) if targets == "all-linear" else list(targets)
-    unknown = [name for name in names if name not in PROJECTIONS]
-    if unknown or not names or isinstance(targets, str) and targets != "all-linear":
-        raise ValueError(
-            f"config.lora.targets = {targets!r} cannot be adapted; choose among"
-            f" {', '.join(PROJECTIONS)}, or all-linear. Embeddings and heads take no adapter:"
-            " Qwen's are one tied matrix, and merging would change both."
-        )
+    names = chosen(targets)
     scale = alpha / (math.sqrt(rank) if rslora else rank)
     for i, name in enumerate(names):
         parent, child = PROJECTIONS[name]
         linear = getattr(getattr(model.layers, parent), child)
         layers, d_in, d_out = linear.kernel.shape
         sub = jax.random.fold_in(key, i)
-        linear.lora = LoRA(
-            layers, d_in, d_out, rank=rank, scale=scale, dropout=dropout, key=sub
+        linear.lora = LoRA(layers, d_in, d_out, rank=rank, scale=scale, dropout=dropout, key=sub)
+
+
+def chosen(targets: str | Sequence[str]) -> list[str]:
+    """Names of the projections that are meant.
+
+    Raises:
+        ValueError: If one is not a projection of a layer.
+    """
+    names = list(PROJECTIONS) if targets == ALL else list(targets)
+    unknown = [name for name in names if name not in PROJECTIONS]
+    if unknown or not names or (isinstance(targets, str) and targets != ALL):
+        raise ValueError(
+            f"config.lora.targets = {targets!r} cannot be adapted; choose among"
+            f" {', '.join(PROJECTIONS)}, or {ALL}. Embeddings and heads take no adapter:"
+            " where they are one tied matrix, merging would change both."
         )
+    return names

@@ -1,7 +1,7 @@
 """The training loop: one for all algorithms."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlft_jax.batch import Batch, Responses
 from rlft_jax.metrics import Metrics
@@ -17,6 +17,7 @@ class Draw(NamedTuple):
     metrics: Metrics
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where batches come from: a dataset, or a policy at work."""
 
@@ -31,6 +32,10 @@ class Source(Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on exactly where `state` was taken."""
         ...
+
+
+class Stopped(Exception):
+    """Raised by a hook to end a run before its last step, saying why."""
 
 
 class Progress(NamedTuple):

@@ -61,9 +61,7 @@ def adamw(
         warmup = lambda step: learning_rate * (step + 1) / warmup_steps
         rate = optax.join_schedules([warmup, fall], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    adam = optax.adamw(
-        rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay, mask=_is_decayed
-    )
+    adam = optax.adamw(rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay, mask=_is_decayed)
     return Optimizer(optax.chain(clip, adam), rate)
 
 

@@ -47,6 +47,11 @@ def make_mesh(*, data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
             f" {data * fsdp * tensor} devices, but there are {devices}."
             " Change config.mesh; fsdp = -1 takes what the others leave."
         )
+    if jax.local_device_count() % tensor:
+        raise ValueError(
+            f"config.mesh.tensor = {tensor} does not divide the {jax.local_device_count()} devices"
+            " of a process. Matrix products are not shared between processes; lower it."
+        )
     axes = ("data", "fsdp", "tensor")
     return jax.make_mesh((data, fsdp, tensor), axes, axis_types=(AxisType.Auto,) * 3)
 
@@ -95,3 +100,17 @@ def place_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
     """Puts this process' rows `[M, R, ...]` on the mesh, where they join those of the others."""
     sharding = NamedSharding(mesh, P(None, ROWS))
     return jax.make_array_from_process_local_data(sharding, rows)
+
+
+def local_rows(rows: jax.Array) -> np.ndarray:
+    """This process' part of rows `[M, R, T]` on the mesh: the inverse of `place_rows`."""
+    parts = {shard.index[1].start or 0: shard.data for shard in rows.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)], axis=1)
+
+
+def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays whole on a device of this process, gathered from the others if need be."""
+    if jax.process_count() == 1:
+        return tree
+    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)

@@ -38,9 +38,7 @@ class TrainState(NamedTuple):
 def init_state(params: Params, optimizer: Optimizer) -> TrainState:
     """State of a run that has not taken a step."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        zero, params, optimizer.transformation.init(params), jnp.zeros(2, jnp.int32)
-    )
+    return TrainState(zero, params, optimizer.transformation.init(params), jnp.zeros(2, jnp.int32))
 
 
 def train_step(

@@ -1,0 +1,223 @@
+"""`rlft evaluate`: how often a model solves the problems of a task."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rlft_jax import evaluate as evaluation
+from rlft_jax import progress
+from rlft_jax.commands.policies import Dtype, policy_sampler, template_of
+from rlft_jax.commands.requests import line_of
+from rlft_jax.data.problems import encode_problem
+from rlft_jax.data.readers import read_rows
+from rlft_jax.evaluate import with_interval
+from rlft_jax.files import written_whole
+from rlft_jax.loading import Origin, Policy, find, load
+from rlft_jax.models.qwen2 import Compute
+from rlft_jax.sampling import SamplingSettings
+from rlft_jax.tasks import TASKS, countdown
+from rlft_jax.tasks.problem import Problem, lookup
+
+# Problems made where there is no file of them; no config trains with this seed.
+MADE, MADE_SEED = 200, 20_260_000
+
+
+def evaluate(
+    *,
+    model: str,
+    task: str = "countdown",
+    data: str | None = None,
+    limit: int | None = None,
+    template: str | None = None,
+    samples: int = 16,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    top_k: int = 20,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    max_new_tokens: int = 1024,
+    stop_strings: tuple[str, ...] = (),
+    scorer: str = "strict",
+    seed: int = 0,
+    batch_rows: int = 256,
+    dtype: Dtype = "float32",
+    out: str | None = None,
+    completions: str | None = None,
+) -> None:
+    """Measures a model on a task: pass@k, best-of-N, majority, with intervals.
+
+    Prints tables, and writes all figures with the spec of how they were measured if asked to.
+
+    Args:
+        model: Hugging Face folder, hub name or run directory.
+        task: countdown or gsm8k.
+        data: File (.jsonl, .jsonl.gz, .parquet), folder or hub name of problems. Countdown
+            makes 200 problems of its own where there is none, always the same.
+        limit: Take the first problems only.
+        template: How to pose the problems: tinyzero, chat or plain for countdown, chat or plain
+            for gsm8k. Left out, it is the one that a run directory was trained with, or else
+            the task's first.
+        samples: Completions of each problem.
+        temperature: 0 takes the likeliest token each time, and switches top_p and top_k off.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        top_k: Sample among the k likeliest tokens; 0 for all.
+        min_p: Sample among tokens at least this share as likely as the likeliest.
+        repetition_penalty: Above 1, makes tokens that occurred less likely.
+        max_new_tokens: The most tokens of a completion.
+        stop_strings: Texts that end a completion, besides the model's own stop tokens.
+        scorer: What the mean score is the mean of: strict, or for countdown compat, TinyZero's.
+            Whether an answer is correct is always judged strictly.
+        seed: Of the sampling and of the intervals.
+        batch_rows: Completions to sample at once; changes memory and speed only.
+        dtype: What to compute in.
+        out: The .json file to write.
+        completions: A .jsonl file to write all completions to, with their grades.
+    """
+    grader = lookup("task", task, TASKS)
+    lookup(f"{task} scorer", scorer, grader.SCORERS)
+    if samples < 1:
+        raise ValueError(f"--samples={samples} measures nothing. Set 1 or more.")
+    if temperature == 0 and samples > 1:
+        raise ValueError(
+            f"--samples={samples} at --temperature=0 would all be the same. Set --samples=1, or"
+            " raise the temperature."
+        )
+    settings = SamplingSettings(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k if temperature else 0,
+        top_p=top_p if temperature else 1.0,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop_strings=stop_strings,
+        batch_rows=batch_rows,
+    )
+    origin = find(model)
+    template = template or template_of(origin, task)
+    problems, source = read_problems(task, data, limit=limit, template=template)
+    prompts = encode_problems(problems, origin, max_new_tokens=max_new_tokens)
+    spec = {
+        "model": model,
+        "data": source,
+        "template": template,
+        "temperature": temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "max_new_tokens": max_new_tokens,
+        "stop_strings": list(stop_strings),
+        "dtype": dtype,
+    }
+    with contextlib.ExitStack() as files:
+        # Opened first: hours of sampling shall not end with a folder that can't be written to.
+        result_file = files.enter_context(written_whole(out)) if out else None
+        rows_file = files.enter_context(written_whole(completions)) if completions else None
+        policy = load(origin, compute=Compute(dtype=dtype))
+        result = evaluation.evaluate(
+            problems,
+            task=task,
+            sample=sample_from(policy, prompts, settings, samples=samples, seed=seed),
+            decode=lambda ids: origin.tokenizer.decode(ids, skip_special_tokens=True),
+            samples=samples,
+            scorer=scorer,
+            seed=seed,
+            spec=spec,
+            chunk=max(batch_rows // samples, 1),
+            record=None if rows_file is None else lambda row: rows_file.write(line_of(row)),
+        )
+        if result_file is not None:
+            result_file.write(json.dumps(result, indent=2) + "\n")
+    show(result)
+
+
+def read_problems(
+    task: str, data: str | None, *, limit: int | None, template: str
+) -> tuple[list[Problem], str]:
+    """Returns the problems to solve, and where they are from."""
+    poser = TASKS[task]
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit={limit} leaves no problem. Set 1 or more, or leave it out.")
+    if data is not None:
+        rows, source = read_rows(data, limit=limit), data
+    elif task == "countdown":
+        count = limit or MADE
+        rows = countdown.generate(seed=MADE_SEED, count=count, unique=True)
+        source = f"made with seed {MADE_SEED}"
+    else:
+        raise ValueError(f"There are no problems: --task={task} makes none. Set --data=FILE.jsonl.")
+    return [poser.problem(row, template=template) for row in rows], source
+
+
+def encode_problems(
+    problems: Sequence[Problem], origin: Origin, *, max_new_tokens: int
+) -> list[list[int]]:
+    """Returns the ids of all prompts, or refuses those that leave no room for a completion."""
+    prompts = [encode_problem(problem, origin.tokenizer) for problem in problems]
+    positions = origin.architecture.max_positions
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    if len(prompts[longest]) + max_new_tokens > positions:
+        raise ValueError(
+            f"Problem {longest} has {len(prompts[longest])} tokens of prompt, which with"
+            f" --max_new_tokens={max_new_tokens} exceed the model's {positions} positions."
+            " Lower --max_new_tokens, or take the problem out."
+        )
+    return prompts
+
+
+def sample_from(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    *,
+    samples: int,
+    seed: int,
+) -> evaluation.Sample:
+    """Returns what `evaluate` samples with; the randomness of a problem goes by its number."""
+    sampler = policy_sampler(policy, settings)
+
+    def sample(chosen: Sequence[Problem], first: int) -> Sequence[Sequence[Any]]:
+        numbers = range(first, first + len(chosen))
+        posed = [prompts[i] for i in numbers]
+        return sampler(policy.params, posed, samples=samples, seed=seed, requests=numbers)
+
+    return sample
+
+
+def show(result: evaluation.Result) -> None:
+    """Prints the figures of an evaluation, and what was measured."""
+    spec, best = result["spec"], result["best_of_n"]
+    ways = ("verifier", "likelihood", "majority")
+    progress.table(
+        f"{spec['task']}: {spec['model']}",
+        ["k or n", "pass@k", "best of n: likelihood", "best of n: majority"],
+        [[n, *(with_interval(best[way][n]) for way in ways)] for n in result["pass_at_k"]],
+        caption="pass@k is also best of k by the verifier.",
+    )
+    sizes = list(result["pass_at_k"])[:: max(len(result["pass_at_k"]) - 1, 1)]
+    progress.table(
+        "Kinds of problems",
+        ["", "problems", *(f"pass@{k}" for k in sizes)],
+        [
+            [name, str(group["problems"]), *(with_interval(group["pass_at_k"][k]) for k in sizes)]
+            for name, group in result["groups"].items()
+        ],
+    )
+    named = {
+        "mean score (not an accuracy)": with_interval(result["mean_score"]),
+        "answers that could not be read": with_interval(result["parse_failures"]),
+        "truncated": with_interval(result["truncated"]),
+        "tokens of a completion": with_interval(result["mean_length"], digits=1),
+    }
+    progress.table("Completions", ["", "mean"], list(map(list, named.items())), caption=said(spec))
+
+
+def said(spec: dict[str, Any]) -> str:
+    """What was measured, in a sentence or two."""
+    return (
+        f"{spec['problems']} problems ({spec['data']}) x {spec['samples']} samples, template"
+        f" {spec['template']}, temperature {spec['temperature']:g}, top-p {spec['top_p']:g}, top-k"
+        f" {spec['top_k']}, at most {spec['max_new_tokens']:,} tokens, scorer {spec['scorer']},"
+        f" seed {spec['seed']}. In brackets: {spec['intervals']}."
+    )

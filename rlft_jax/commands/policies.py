@@ -1,0 +1,29 @@
+"""What commands ask of a policy."""
+
+import dataclasses
+from typing import Literal
+
+from rlft_jax.loading import Origin, Policy, read_config
+from rlft_jax.sampling import Sampler, SamplingSettings
+from rlft_jax.settings import settings_of
+from rlft_jax.tasks import TASKS
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def policy_sampler(policy: Policy, settings: SamplingSettings) -> Sampler:
+    """Returns a sampler that also stops where the policy's checkpoint says."""
+    settings = dataclasses.replace(settings, stop_ids=policy.origin.stop_ids)
+    return Sampler(policy.graph, settings, decode=policy.origin.tokenizer.decode)
+
+
+def template_of(origin: Origin, task: str) -> str:
+    """Returns how to pose a task's problems to a model: as it was trained, or the task's way.
+
+    Only a run of the same task knows how the model was trained.
+    """
+    if origin.run is not None:
+        data = read_config(origin.run).get("data") or {}
+        if data.get("task") == task and data.get("template"):
+            return data["template"]
+    return settings_of(TASKS[task].problem)["template"].default

@@ -1,0 +1,39 @@
+"""Environment variables that libraries read, and the folder of compiled programs."""
+
+import os
+import pathlib
+import stat
+import sys
+from collections.abc import MutableMapping
+
+
+def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets what the libraries read when they are imported, unless the user has set it.
+
+    Call it before they are imported. Compiled programs are kept between runs, in a folder of the
+    user's own; where there can be none, a line on stderr says so.
+
+    Raises:
+        ValueError: If others can write to that folder: what is in there is run as it is.
+    """
+    environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
+    if "JAX_COMPILATION_CACHE_DIR" not in environment:
+        caches = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        environment["JAX_COMPILATION_CACHE_DIR"] = _private(pathlib.Path(caches, "rlft_jax", "xla"))
+
+
+def _private(folder: pathlib.Path) -> str:
+    """Makes a folder that only the user can write to; returns its path, or "" if it cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{folder}: {error.strerror}"
+        print(f"Compiled programs are not kept for the next run ({reason}).", file=sys.stderr)
+        return ""
+    found = folder.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise ValueError(
+            f"Others can write to {folder}, and could have you run programs of theirs. Delete it,"
+            " or set JAX_COMPILATION_CACHE_DIR to a folder that only you can write to."
+        )
+    return str(folder)

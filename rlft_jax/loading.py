@@ -1,0 +1,241 @@
+"""A policy from wherever it is: a Hugging Face folder, a hub name, or a run directory."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from rlft_jax.data.tokenizer import Tokenizer, load_tokenizer, stop_ids
+from rlft_jax.models import convert, lora, peft
+from rlft_jax.models.convert_config import read_architecture, read_json
+from rlft_jax.models.new_folder import new_folder
+from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from rlft_jax.training.checkpoint import Checkpoints
+from rlft_jax.training.run_directory import RunDirectory
+from rlft_jax.training.step import Params
+
+
+class Origin(NamedTuple):
+    """A checkpoint's small files, read before any weights.
+
+    Attributes:
+        folder: Holds configs and tokenizer.
+        run: The run directory that has the weights; None if the folder does.
+    """
+
+    folder: Path
+    run: RunDirectory | None
+    architecture: Architecture
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+
+
+class Policy(NamedTuple):
+    """A model with all its parameters, adapters merged."""
+
+    graph: nnx.GraphDef
+    params: Params
+    origin: Origin
+
+
+class Structure(NamedTuple):
+    """A model without numbers: what trains and what does not, as shapes.
+
+    Attributes:
+        params: Shapes of the trainable parameters.
+        frozen: Shapes of the others.
+    """
+
+    graph: nnx.GraphDef
+    compute: Compute
+    params: Params
+    frozen: Params
+
+
+def find(model: str) -> Origin:
+    """Reads what a checkpoint is, without its weights.
+
+    Raises:
+        ValueError: If it is no checkpoint of a kind that we know.
+    """
+    run = RunDirectory(Path(model).expanduser().absolute())
+    is_run = run.model.is_dir()
+    folder = run.model if is_run else convert.resolve(model)
+    architecture = read_architecture(folder)
+    tokenizer = load_tokenizer(folder)
+    generation = folder / "generation_config.json"
+    ends = stop_ids(tokenizer, read_json(generation) if generation.exists() else None)
+    return Origin(folder, run if is_run else None, architecture, tokenizer, ends)
+
+
+def structure(
+    architecture: Architecture, compute: Compute, adapter: peft.Settings | None = None
+) -> Structure:
+    """The model as shapes, with its adapters as what trains if there are any."""
+    model = nnx.eval_shape(lambda: _new(architecture, compute, adapter, jax.random.key(0)))
+    pure = nnx.to_pure_dict
+    if adapter is None:
+        graph, params = nnx.split(model)
+        return Structure(graph, compute, pure(params), {})
+    graph, params, frozen = nnx.split(model, lora.LoRAParam, ...)
+    return Structure(graph, compute, pure(params), pure(frozen))
+
+
+def new_adapter(architecture: Architecture, adapter: peft.Settings, seed: int) -> Params:
+    """Fresh adapters, which change nothing yet."""
+
+    def make() -> Params:
+        model = _new(architecture, Compute(), adapter, jax.random.key(seed))
+        return nnx.to_pure_dict(nnx.state(model, lora.LoRAParam))
+
+    # Only the adapters leave the program, so only they are computed.
+    return jax.jit(make)()
+
+
+def load(
+    model: str | Origin,
+    *,
+    compute: Compute | None = None,
+    step: int | None = None,
+    shardings: Params | None = None,
+) -> Policy:
+    """Loads a policy, adapters merged.
+
+    Args:
+        model: A Hugging Face folder, a name on the hub, a run directory, or what `find` found.
+        compute: How to compute with it.
+        step: Of a run: the checkpoint to take; the best if the run kept any as such, otherwise
+            the newest.
+        shardings: Where the parameters go.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is damaged.
+    """
+    origin = find(model) if isinstance(model, str) else model
+    graph = structure(origin.architecture, compute or Compute()).graph
+    if origin.run is None:
+        if step is not None:
+            raise ValueError(f"--step = {step}: {origin.folder} is no run, so it has no steps.")
+        return Policy(graph, convert.load(origin.folder, shardings=shardings), origin)
+    return Policy(graph, _of_run(origin, origin.run, step, shardings), origin)
+
+
+def checkpoints(run: RunDirectory, config: dict[str, Any]) -> Checkpoints:
+    """A run's checkpoints, kept as its config says."""
+    keep = config["keep"]
+    return Checkpoints(
+        run.checkpoints,
+        keep_last=keep["last"],
+        keep_every=keep["every"],
+        keep_best=keep["best"],
+        best_mode="min" if keep["metric"].endswith("loss") else "max",
+    )
+
+
+def keep_small_files(origin: Origin, run: RunDirectory) -> None:
+    """Copies configs and tokenizer to a run, so that it can be read without its beginning."""
+    if run.model.exists():
+        return
+    with new_folder(run.model) as folder:
+        for name in ("config.json", "generation_config.json"):
+            if (origin.folder / name).exists():
+                shutil.copy(origin.folder / name, folder / name)
+        origin.tokenizer.save(folder)
+
+
+def chosen_step(run: RunDirectory, config: dict[str, Any], step: int | None = None) -> int:
+    """The step of a run to load: the one asked for, else the best if kept, else the newest."""
+    keep, kept = config["keep"], checkpoints(run, config)
+    found = step
+    if found is None and keep["best"]:
+        found = kept.best()
+    if found is None:
+        found = kept.latest()
+    if found is None or found not in kept.steps():
+        raise ValueError(
+            f"{run.path} has no checkpoint"
+            + (f" of step {step}." if step is not None else ".")
+            + f" There are steps {kept.steps() or 'none'}."
+        )
+    return found
+
+
+def adapter_of(
+    run: RunDirectory, architecture: Architecture, config: dict[str, Any], step: int
+) -> tuple[peft.Settings, Params]:
+    """The adapters of a run's checkpoint, and their settings."""
+    settings = adapter_settings(config["lora"], architecture)
+    like = structure(architecture, Compute(), settings).params
+    return settings, Checkpoints(run.checkpoints).restore_arrays(step, {"params": _here(like)})[
+        "params"
+    ]
+
+
+def read_config(run: RunDirectory) -> dict[str, Any]:
+    """The resolved config that a run began with."""
+    return json.loads(run.config.read_text())
+
+
+def adapter_settings(section: dict[str, Any], architecture: Architecture) -> peft.Settings:
+    """What a config's `lora` section says, or the adapter folder that it names."""
+    if section["path"] is not None:
+        return peft.load(section["path"], architecture)[0]
+    targets = section["targets"]
+    return peft.Settings(
+        rank=section["rank"],
+        alpha=section["alpha"],
+        dropout=section["dropout"],
+        rslora=section["rslora"],
+        targets=tuple(lora.chosen(targets if targets == lora.ALL else list(targets))),
+    )
+
+
+def merged_trees(params: Params, frozen: Params) -> Params:
+    """Two trees of parameters as one, as the model without distinction has them."""
+    both = dict(frozen)
+    for name, value in params.items():
+        is_tree = isinstance(value, dict) and name in both
+        both[name] = merged_trees(value, both[name]) if is_tree else value
+    return both
+
+
+def _of_run(
+    origin: Origin, run: RunDirectory, step: int | None, shardings: Params | None
+) -> Params:
+    config = read_config(run)
+    step = chosen_step(run, config, step)
+    if config["lora"] is None:
+        like = _here(structure(origin.architecture, Compute()).params, shardings)
+        return Checkpoints(run.checkpoints).restore_arrays(step, {"params": like})["params"]
+    settings, adapter = adapter_of(run, origin.architecture, config, step)
+    base = load(config["model"]["path"], shardings=shardings)
+    return peft.merge(base.params, adapter, scale=settings.scale)
+
+
+def _here(shapes: Params, shardings: Params | None = None) -> Params:
+    """Shapes with a place: on the default device unless told otherwise."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if shardings is None:
+        shardings = jax.tree.map(lambda _: device, shapes)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(place, shapes, shardings)
+
+
+def _new(
+    architecture: Architecture, compute: Compute, adapter: peft.Settings | None, key: jax.Array
+) -> Qwen2:
+    model = Qwen2(architecture, compute=compute, rngs=nnx.Rngs(key))
+    if adapter is not None:
+        lora.add(
+            model,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            dropout=adapter.dropout,
+            rslora=adapter.rslora,
+            targets=adapter.targets,
+            key=jax.random.fold_in(key, 1),
+        )
+    return model

@@ -1,0 +1,201 @@
+"""Adapters from and to the format of PEFT, and their merging into full weights."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from rlft_jax.models import safetensors_files
+from rlft_jax.models.convert import HF_PARENTS, Params, by_place, entries, to_host
+from rlft_jax.models.convert_config import read_json, write_json
+from rlft_jax.models.lora import PROJECTIONS
+from rlft_jax.models.qwen2 import Architecture
+from rlft_jax.models.safetensors_files import Stored
+
+# Settings that say nothing about the function that an adapter computes, or say it only where
+# another one, which we refuse, switches it on.
+WITHOUT_EFFECT = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+}
+UNDERSTOOD = {
+    "peft_type": ("LORA",),
+    "task_type": (None, "CAUSAL_LM"),
+    "bias": ("none",),
+    # Others change the base's weights too.
+    "init_lora_weights": (True, False, "gaussian"),
+}
+OURS = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `lora.add` needs to know besides a key."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: tuple[str, ...] = tuple(PROJECTIONS)
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def merge(params: Params, adapter: Params, *, scale: float) -> Params:
+    """Returns full parameters, kernel + scale * a @ b in float32 where there is an adapter."""
+    flat, low_rank = by_place(params), by_place(adapter)
+    for path in sorted({path[:-2] for path in low_rank}):
+        a, b = low_rank[(*path, "lora", "a")], low_rank[(*path, "lora", "b")]
+        flat[(*path, "kernel")] = _merged(flat[(*path, "kernel")], a, b, scale=scale)
+    return unflatten_dict(flat)
+
+
+@functools.partial(jax.jit, static_argnames="scale")
+def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, *, scale: float) -> jax.Array:
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    update = scale * jnp.matmul(a, b, precision="highest")
+    return (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
+
+
+def save(
+    folder: Path,
+    adapter: Params,
+    settings: Settings,
+    *,
+    base: str = "",
+    dtype: str = "float32",
+) -> None:
+    """Writes an adapter that `peft.PeftModel.from_pretrained` loads.
+
+    Args:
+        folder: An existing one; see `new_folder.new_folder`.
+        adapter: The parameters named `lora` in their places.
+        base: Name or folder of the model that it belongs to.
+    """
+    flat = by_place(adapter)
+    places = {}
+    for target in settings.targets:
+        parent, child = PROJECTIONS[target]
+        for side in ("a", "b"):
+            path = ("layers", parent, child, "lora", side)
+            for layer in range(flat[path].shape[0]):
+                places[_name(layer, target, side)] = (path, layer)
+    assert {path for path, _ in places.values()} == set(flat), sorted(flat)
+
+    def tensor(name: str) -> np.ndarray:
+        path, layer = places[name]
+        return to_host(flat[path][layer], dtype, name).T
+
+    shapes = {name: flat[path].shape[:0:-1] for name, (path, _) in places.items()}
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "target_modules": list(settings.targets),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": settings.rslora,
+    }
+    write_json(folder / "adapter_config.json", config)
+    safetensors_files.write(folder, shapes, tensor, dtype=dtype, stem="adapter_model")
+
+
+def load(folder: str | Path, architecture: Architecture) -> tuple[Settings, Params]:
+    """Returns an adapter's settings, for `lora.add`, and its float32 parameters on the host.
+
+    Raises:
+        ValueError: If it is not a plain LoRA of projections in all layers; everything that is
+            wrong is listed.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "adapter_config.json")
+    tensors = safetensors_files.read_folder(folder, stem="adapter_model")
+    targets = tuple(t for t in PROJECTIONS if any(f".{t}.lora_" in name for name in tensors))
+    problems = _config_problems(config) + _tensor_problems(config, tensors, targets, architecture)
+    if problems:
+        raise ValueError(
+            "\n- ".join([f"{folder} is not an adapter of this model that we can use:", *problems])
+        )
+    settings = Settings(
+        rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+        dropout=float(config.get("lora_dropout", 0.0)),
+        rslora=config.get("use_rslora", False),
+        targets=targets,
+    )
+    flat = {}
+    for target in targets:
+        for side in ("a", "b"):
+            names = [_name(i, target, side) for i in range(architecture.layers)]
+            out = np.empty((len(names), *tensors[names[0]].shape[::-1]), np.float32)
+            for layer, name in zip(out, names, strict=True):
+                safetensors_files.read_into(layer.T, tensors[name], (slice(None), slice(None)))
+            flat["layers", *PROJECTIONS[target], "lora", side] = out
+    return settings, unflatten_dict(flat)
+
+
+def _name(layer: int, target: str, side: str) -> str:
+    parent = HF_PARENTS[PROJECTIONS[target][0]]
+    return f"base_model.model.model.layers.{layer}.{parent}.{target}.lora_{side.upper()}.weight"
+
+
+def _config_problems(config: dict[str, Any]) -> list[str]:
+    """Whatever is switched on in adapter_config.json and not understood here."""
+    problems = [
+        f"{key} = {config.get(key)!r}, only {' or '.join(map(repr, values))} is implemented"
+        for key, values in UNDERSTOOD.items()
+        if config.get(key, values[0]) not in values
+    ]
+    rest = config.keys() - OURS - WITHOUT_EFFECT - UNDERSTOOD.keys()
+    problems += [
+        f"{key} = {config[key]!r} is not implemented" for key in sorted(rest) if config[key]
+    ]
+    for key in ("r", "lora_alpha"):
+        if type(config.get(key)) not in (int, float) or config[key] <= 0:
+            problems.append(f"{key} = {config.get(key)!r}, not a positive number")
+    return problems
+
+
+def _tensor_problems(
+    config: dict[str, Any],
+    tensors: dict[str, Stored],
+    targets: tuple[str, ...],
+    architecture: Architecture,
+) -> list[str]:
+    """Tensors that are missing, left over, or of wrong shape or dtype."""
+    table, wanted = entries(architecture), {}
+    for target in targets:
+        d_out, d_in = table["layers", *PROJECTIONS[target], "kernel"].shape
+        for layer in range(architecture.layers):
+            wanted[_name(layer, target, "a")] = (config.get("r"), d_in)
+            wanted[_name(layer, target, "b")] = (d_out, config.get("r"))
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    for name, tensor in tensors.items():
+        if "embed_tokens" in name or "lm_head" in name:
+            problems.append(f"{name} adapts the embedding or the head, which takes no adapter here")
+        elif name not in wanted:
+            problems.append(f"{name} is not part of an adapter of this model")
+        elif tensor.shape != wanted[name]:
+            problems.append(f"{name} is {list(tensor.shape)}, not {list(wanted[name])}")
+        elif tensor.dtype not in safetensors_files.DTYPES:
+            problems.append(f"{name} has dtype {tensor.dtype}")
+    return problems or ([] if targets else ["it has no tensors"])

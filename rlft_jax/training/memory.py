@@ -1,0 +1,71 @@
+"""What a run will need of a device's memory, by kind, before it takes any."""
+
+import math
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from rlft_jax.models.qwen2 import Architecture, Compute
+from rlft_jax.training.sharding import row_shards
+from rlft_jax.training.step import TrainState
+
+FLOAT = 4
+
+
+def parameter_bytes(tree: PyTree, where: PyTree) -> int:
+    """Bytes of arrays on one device."""
+    part = lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    return sum(jax.tree.leaves(jax.tree.map(part, tree, where)))
+
+
+def state_bytes(shapes: TrainState, where: TrainState) -> dict[str, int]:
+    """Bytes of what trains, of its gradients, and of the optimizer, on one device."""
+    params = parameter_bytes(shapes.params, where.params)
+    return {
+        "trainable parameters": params,
+        "gradients": params,
+        "optimizer": parameter_bytes(shapes.opt_state, where.opt_state),
+    }
+
+
+def activation_bytes(
+    a: Architecture, compute: Compute, mesh: Mesh, *, responses: int, tokens: int
+) -> dict[str, int]:
+    """Bytes that the backward pass of a micro-batch keeps, if every response fills a row.
+
+    An estimate: the compiler frees and shares what it can.
+
+    Args:
+        responses: Rows of the micro-batch on this process.
+        tokens: Tokens of a row.
+    """
+    rows = -(-responses // row_shards(mesh))
+    size = 2 if compute.dtype == "bfloat16" else FLOAT
+    q, kv = a.heads * a.head_width, a.kv_heads * a.head_width
+    scores = a.heads * tokens * FLOAT
+    layer = size * (6 * a.width + 2 * q + 2 * kv + 3 * a.feed_forward) + 2 * scores
+    kept = {"none": layer * a.layers, "dots": layer * a.layers * 2 // 3}
+    per_token = kept.get(compute.remat, size * a.width * a.layers + layer)
+    chunk = min(compute.head_chunk, rows * tokens)
+    return {
+        "activations": rows * tokens * per_token,
+        "head": 3 * chunk * a.vocabulary * FLOAT,
+    }
+
+
+def cache_bytes(a: Architecture, compute: Compute, *, rows: int, tokens: int) -> int:
+    """Bytes of keys and values of so many rows of so many tokens."""
+    size = 2 if compute.dtype == "bfloat16" else FLOAT
+    return 2 * a.layers * rows * tokens * a.kv_heads * a.head_width * size
+
+
+def readable(count: int) -> str:
+    """A number of bytes for people.
+
+    >>> readable(1536), readable(3 << 30)
+    ('1.5 KiB', '3.0 GiB')
+    """
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    place = min(int(math.log(max(count, 1), 1024)), len(units) - 1)
+    return f"{count / 1024**place:.1f} {units[place]}"

@@ -1,0 +1,50 @@
+"""Joining the other processes of a run."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+VARIABLES = ("RLFT_COORDINATOR", "RLFT_PROCESSES", "RLFT_PROCESS_ID")
+
+
+def initialize_from_environment(environment: Mapping[str, str] = os.environ) -> bool:
+    """Joins the processes that `launch/local.py` or a cluster's script started.
+
+    Call it before anything asks jax for a device.
+
+    Args:
+        environment: RLFT_COORDINATOR is host:port of process 0, RLFT_PROCESSES how many there
+            are, and RLFT_PROCESS_ID which of them this is, from 0.
+
+    Returns:
+        Whether there are others; without these variables a process is on its own.
+
+    Raises:
+        ValueError: If the variables are incomplete or make no sense.
+    """
+    given = {name: environment.get(name, "") for name in VARIABLES}
+    if not any(given.values()):
+        return False
+    coordinator, processes, process = given.values()
+    _, _, port = coordinator.rpartition(":")
+    wrong = [
+        *(f"{name} is not set." for name, value in given.items() if not value),
+        *(
+            f"{name} = {given[name]} is not a number."
+            for name in VARIABLES[1:]
+            if given[name] and not given[name].isdecimal()
+        ),
+    ]
+    if coordinator and not port.isdecimal():
+        wrong.append(f"RLFT_COORDINATOR = {coordinator} is not host:port.")
+    if not wrong and int(process) >= int(processes):
+        wrong.append(f"RLFT_PROCESS_ID = {process} is not below RLFT_PROCESSES = {processes}.")
+    if wrong:
+        raise ValueError(
+            "This process cannot join others:\n- "
+            + "\n- ".join(wrong)
+            + f"\nSet all of {', '.join(VARIABLES)}, or none; launch/local.py does."
+        )
+    jax.distributed.initialize(coordinator, int(processes), int(process))
+    return int(processes) > 1
