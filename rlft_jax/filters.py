@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # Logits `[*r, V]` in, logits out; what may not be sampled becomes -inf.
 Filter = Callable[[Array], Array]
@@ -36,16 +36,35 @@ def keep_top_k(logits: Float[Array, "*r V"], k: int) -> Float[Array, "*r V"]:
 
 
 def keep_top_p(logits: Float[Array, "*r V"], p: float) -> Float[Array, "*r V"]:
-    """Keeps the likeliest tokens whose probabilities first reach p (arXiv:1904.09751).
+    """Keeps the likeliest tokens that together reach probability p (arXiv:1904.09751).
 
-    Of equally likely tokens at the border, the first in the vocabulary go first, as in
-    `transformers`.
+    Of tokens that tie at the border as many stay as it takes, the last in the vocabulary first.
+    (`transformers` keeps as many; its sort leaves open which.)
     """
-    order = jnp.argsort(logits, axis=-1)
-    total = jnp.cumsum(jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1)), axis=-1)
-    keep = (total > 1 - p).at[..., -1].set(True)
-    keep = jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(keep, logits, -jnp.inf)
+    probabilities = jax.nn.softmax(logits)
+    order = _ascending(logits)
+    total = lambda where: jnp.sum(probabilities, axis=-1, where=where, keepdims=True)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)  # their sum may not fit
+        is_kept = total(order <= middle) > 1 - p
+        return jnp.where(is_kept, low, middle + 1), jnp.where(is_kept, middle, high)
+
+    # The least logit to keep, bit by bit: over ten times as fast as sorting a vocabulary.
+    bounds = order.min(-1, keepdims=True), order.max(-1, keepdims=True)
+    least, _ = jax.lax.fori_loop(0, 32, halve, bounds)
+    is_tied = order == least
+    rank = jnp.cumsum(is_tied, axis=-1)
+    is_needed = total(order < least) + rank * probabilities > 1 - p
+    is_last = rank == is_tied.sum(-1, keepdims=True)
+    return jnp.where((order > least) | is_tied & (is_needed | is_last), logits, -jnp.inf)
+
+
+def _ascending(x: Float[Array, "*r"]) -> Int[Array, "*r"]:
+    """Integers in the order of float32 numbers."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.int32)  # no -0.0
+    return bits ^ ((bits >> 31) & jnp.int32(2**31 - 1))
 
 
 def keep_min_p(logits: Float[Array, "*r V"], p: float) -> Float[Array, "*r V"]:

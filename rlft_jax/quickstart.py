@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rlft_jax import evaluate, experiment, exporting, loading
 from rlft_jax.data.problems import encode_problem
-from rlft_jax.data.word_tokenizer import save_word_tokenizer
+from rlft_jax.data.tiny_tokenizer import save_tiny_tokenizer
 from rlft_jax.files import written_whole
 from rlft_jax.models import convert
 from rlft_jax.models.new_folder import new_folder
@@ -25,7 +25,8 @@ from rlft_jax.training.run_directory import versions
 TASK = dict(task="countdown", template="plain")
 SIZES: dict[str, Any] = dict(numbers=(3,), largest=9)
 EXAMPLES, HELDOUT, SAMPLES = 20_000, 512, 8
-MAX_NEW_TOKENS = 40
+MAX_NEW_TOKENS = 48
+VOCABULARY = 288
 
 
 def sft_config(folder: Path, seed: int) -> ConfigDict:
@@ -117,10 +118,10 @@ def make_base(folder: Path, seed: int) -> None:
     posed = [countdown.problem(row, template="plain").prompt for row in rows]
     solved = [countdown.demonstration(row, template="plain") for row in rows]
     with new_folder(folder / "base", replace=True) as new:
-        save_word_tokenizer([*map(str, posed), *solved], new)
+        save_tiny_tokenizer([*map(str, posed), *solved], new, size=VOCABULARY)
         words = loading.load_tokenizer(new)
         architecture = Architecture(
-            vocabulary=-(-words.vocab_size // 16) * 16,
+            vocabulary=VOCABULARY,
             width=64,
             layers=3,
             heads=4,

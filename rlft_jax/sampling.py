@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from rlft_jax import decoding
 from rlft_jax.batch import bucket
 from rlft_jax.filters import Filter, keep_min_p, keep_top_k, keep_top_p
-from rlft_jax.models.qwen2 import Architecture
+from rlft_jax.models.qwen2 import Qwen2
 from rlft_jax.transcripts import Completion, Transcript
 
 # Fewer columns of a cache than this are not worth another compiled program.
@@ -129,7 +129,6 @@ class Sampler:
             stop_strings=settings.stop_strings,
             decode=decode,
         )
-        self._architecture: Architecture | None = None
         place = lambda *axes: None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
         self._rows = place(mesh.axis_names) if mesh else None
         self._weights = jax.jit(
@@ -255,9 +254,8 @@ class Sampler:
         seed: int,
         requests: Sequence[int],
     ) -> None:
-        if self._architecture is None:
-            self._architecture = nnx.merge(self._graph, params).architecture
-        a, s, problems = self._architecture, self.settings, []
+        model: Qwen2 = nnx.merge(self._graph, params)
+        a, s, problems = model.architecture, self.settings, []
         if samples < 1 or samples > s.batch_rows:
             problems.append(
                 f"samples = {samples} of a prompt must be from 1 to batch_rows = {s.batch_rows},"

@@ -82,13 +82,13 @@ def _closed(text: str) -> str:
 
 def _plain_prompt(nums: Sequence[int], target: int) -> str:
     """One short line, for models of a few hundred thousand parameters."""
-    return f"{' '.join(map(str, nums))} = {target} :"
+    return f"{','.join(map(str, nums))}={target}:"
 
 
 def _plain_derivation(expression: Expression) -> str:
-    """The completion of `_plain_prompt`: "3 + 5 = 8 ; 8 + 8 = 16 ; <answer> (3+5)+8 </answer>"."""
-    steps = "".join(f"{step} ; " for step in _steps(expression))
-    return f" {steps}{OPEN} {str(expression).replace(' ', '')} {CLOSE}"
+    """The completion of `_plain_prompt`: "3+5=8;8+8=16;<answer>(3+5)+8</answer>"."""
+    text = "".join(f"{step};" for step in _steps(expression)) + f"{OPEN}{expression}{CLOSE}"
+    return text.replace(" ", "")
 
 
 TEMPLATES: dict[str, Template] = {

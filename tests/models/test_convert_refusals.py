@@ -139,6 +139,7 @@ REFUSED = {
             model__layers__0__input_layernorm__weight=np.zeros(17, np.float32),
             model__layers__1__input_layernorm__weight=np.zeros(16, np.float64),
             model__layers__0__self_attn__q_proj__bias=np.zeros(16, np.int8),
+            lm_head__weight=np.zeros((37, 16), np.float32),
         ),
         [
             "model.norm.weight is missing",
@@ -147,6 +148,7 @@ REFUSED = {
             "model.layers.0.input_layernorm.weight is [17], not [16]",
             "model.layers.1.input_layernorm.weight has dtype F64",
             "model.layers.0.self_attn.q_proj.bias has dtype I8",
+            "lm_head.weight differs from the embedding",
         ],
     ),
     "a tied head that differs": (

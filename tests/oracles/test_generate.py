@@ -113,12 +113,20 @@ def test_top_k_keeps_what_transformers_keeps(k, with_ties):
     np.testing.assert_array_equal(keep_top_k(jnp.asarray(logits), k), theirs.numpy())
 
 
-@pytest.mark.parametrize("with_ties", [False, True])
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
-def test_top_p_keeps_what_transformers_keeps(p, with_ties):
-    logits = random_logits(with_ties=with_ties)
+def test_top_p_keeps_what_transformers_keeps(p):
+    logits = random_logits(with_ties=False)
     theirs = transformers.TopPLogitsWarper(top_p=p)(None, torch.tensor(logits))
     np.testing.assert_array_equal(keep_top_p(jnp.asarray(logits), p), theirs.numpy())
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
+def test_top_p_keeps_as_many_ties_as_transformers(p):
+    logits = random_logits(with_ties=True)
+    theirs = transformers.TopPLogitsWarper(top_p=p)(None, torch.tensor(logits)).numpy()
+    mine = np.asarray(keep_top_p(jnp.asarray(logits), p))
+    # Which of them is up to torch's sort, which is not stable.
+    np.testing.assert_array_equal(np.sort(mine), np.sort(theirs))
 
 
 @pytest.mark.parametrize("with_ties", [False, True])
