@@ -3,13 +3,16 @@
 import contextlib
 import functools
 import json
+import math
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
 
 from rlft_jax import held_out, loading, weights
 from rlft_jax.config import bind
+from rlft_jax.models.digest import digest
 from rlft_jax.objectives import OBJECTIVES
 from rlft_jax.plan import Config, Plan, make_plan
 from rlft_jax.progress import is_first_process, progress
@@ -23,7 +26,13 @@ from rlft_jax.training.loop import Hook, Source, Step, Stopped
 from rlft_jax.training.loop import run as loop
 from rlft_jax.training.preemption import Preemption
 from rlft_jax.training.report import Report
-from rlft_jax.training.run_directory import RunDirectory, lock, record_config, record_versions
+from rlft_jax.training.run_directory import (
+    RunDirectory,
+    check_config,
+    lock,
+    record_config,
+    record_versions,
+)
 from rlft_jax.training.sharding import replicated
 from rlft_jax.training.step import Params, TrainState, train_step
 
@@ -38,15 +47,21 @@ def run(config: Config, workdir: str | Path) -> None:
     """
     directory = RunDirectory(Path(workdir).expanduser().absolute())
     with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        if is_first_process():
+            check_config(directory, config, may_differ=may_differ(directory))
+        plan = make_plan(config)  # whatever cannot be used is found before anything is written
         if is_first_process():
             stack.enter_context(lock(directory))
-            record_config(directory, config, may_differ=MAY_DIFFER)
-        preemption = stack.enter_context(Preemption())
-        plan = make_plan(config)
-        if is_first_process():
+            record_config(directory, config, may_differ=may_differ(directory))
             record_versions(directory)
             loading.keep_small_files(plan.origin, directory)
         train(plan, directory, preemption)
+
+
+def may_differ(directory: RunDirectory) -> Collection[str]:
+    """Settings that need not be those the run began with: all, while nothing has been saved."""
+    return MAY_DIFFER if loading.is_begun(directory) else ("*",)
 
 
 def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
@@ -62,11 +77,14 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
     if begun >= plan.steps:
         say(f"{directory.path} is at step {begun} of {plan.steps}: nothing is left to do.")
         return
+    if history is not None and history.is_over(plan.config["stop"]["patience"]):
+        say(f"{directory.path} stopped early at step {begun}; raise config.stop.patience to go on.")
+        return
     say(summary(plan, begun))
 
     frozen = weights.load_frozen(plan)
     reference = weights.load_reference(plan, frozen)
-    facts = {"frozen": weights.digest(frozen), "reference": weights.digest(reference)}
+    facts = {"frozen": digest(frozen), "reference": digest(reference)}
     source = make_source(plan, frozen, reference)
     state = restored(plan, checkpoints, begun, source, facts) or weights.load_state(plan)
 
@@ -170,8 +188,9 @@ def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hoo
     if begun:
         for line in directory.metrics.read_text().splitlines():
             values = json.loads(line) if line.endswith("}") else {"step": begun + 1}
-            if values["step"] <= begun and values.get(metric) is not None:
-                past.append((values["step"], values[metric]))
+            if values["step"] <= begun and metric in values:
+                value = values[metric]  # null if it was not finite
+                past.append((values["step"], math.nan if value is None else value))
     return hooks.History(metric, past)
 
 

@@ -7,15 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jaxtyping import PyTree
 
 from rlft_jax.data.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from rlft_jax.models import convert, lora, peft
 from rlft_jax.models.convert_config import read_architecture, read_json
+from rlft_jax.models.digest import digest
 from rlft_jax.models.new_folder import new_folder
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from rlft_jax.training import step_folders
 from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.run_directory import RunDirectory
 from rlft_jax.training.step import Params
+
+
+Shapes = PyTree[jax.ShapeDtypeStruct]
+Places = PyTree[jax.sharding.Sharding]
 
 
 class Origin(NamedTuple):
@@ -51,8 +58,8 @@ class Structure(NamedTuple):
 
     graph: nnx.GraphDef
     compute: Compute
-    params: Params
-    frozen: Params
+    params: Shapes
+    frozen: Shapes
 
 
 def find(model: str) -> Origin:
@@ -100,7 +107,7 @@ def load(
     *,
     compute: Compute | None = None,
     step: int | None = None,
-    shardings: Params | None = None,
+    shardings: Places | None = None,
 ) -> Policy:
     """Loads a policy, adapters merged.
 
@@ -135,11 +142,16 @@ def checkpoints(run: RunDirectory, config: dict[str, Any]) -> Checkpoints:
     )
 
 
+def is_begun(run: RunDirectory) -> bool:
+    """Whether a run has saved anything yet, be it damaged."""
+    return bool(step_folders.present(run.checkpoints))
+
+
 def keep_small_files(origin: Origin, run: RunDirectory) -> None:
     """Copies configs and tokenizer to a run, so that it can be read without its beginning."""
-    if run.model.exists():
+    if run.model.exists() and is_begun(run):
         return
-    with new_folder(run.model) as folder:
+    with new_folder(run.model, replace=True) as folder:
         for name in ("config.json", "generation_config.json"):
             if (origin.folder / name).exists():
                 shutil.copy(origin.folder / name, folder / name)
@@ -203,7 +215,7 @@ def merged_trees(params: Params, frozen: Params) -> Params:
 
 
 def _of_run(
-    origin: Origin, run: RunDirectory, step: int | None, shardings: Params | None
+    origin: Origin, run: RunDirectory, step: int | None, shardings: Places | None
 ) -> Params:
     config = read_config(run)
     step = chosen_step(run, config, step)
@@ -211,11 +223,17 @@ def _of_run(
         like = _here(structure(origin.architecture, Compute()).params, shardings)
         return Checkpoints(run.checkpoints).restore_arrays(step, {"params": like})["params"]
     settings, adapter = adapter_of(run, origin.architecture, config, step)
-    base = load(config["model"]["path"], shardings=shardings)
-    return peft.merge(base.params, adapter, scale=settings.scale)
+    base = load(config["model"]["path"], shardings=shardings).params
+    before = Checkpoints(run.checkpoints).extra(step)["frozen"]
+    if digest(base) != before:
+        raise ValueError(
+            f"{config['model']['path']} is not the base that the adapters of {run.path} were"
+            f" trained on: its digest was {before} and is {digest(base)}. Put that base back."
+        )
+    return peft.merge(base, adapter, scale=settings.scale)
 
 
-def _here(shapes: Params, shardings: Params | None = None) -> Params:
+def _here(shapes: Shapes, shardings: Places | None = None) -> Shapes:
     """Shapes with a place: on the default device unless told otherwise."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if shardings is None:

@@ -69,7 +69,9 @@ def head_scores(
 ) -> Scores:
     """Log-probability of a target at every position, and the entropy if asked for."""
     R, T, _ = hidden.shape
-    width = _divisor(T, max(model.compute.head_chunk // R, 1))
+    chunks = min(-(-R * T // model.compute.head_chunk), T)
+    width = -(-T // chunks)
+    spare = chunks * width - T
 
     @jax.checkpoint
     def score(_, chunk: tuple[Array, Array]) -> tuple[None, Scores]:
@@ -84,12 +86,10 @@ def head_scores(
         is_top_Rc = chosen_Rc >= logits_RcV.max(-1)
         return None, Scores(chosen_Rc - total_Rc, entropy_Rc, is_top_Rc)
 
-    to_chunks = lambda x: x.reshape(R, T // width, width, *x.shape[2:]).swapaxes(0, 1)
-    from_chunks = lambda x: x.swapaxes(0, 1).reshape(R, T)
+    def to_chunks(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, spare)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(R, chunks, width, *x.shape[2:]).swapaxes(0, 1)
+
+    from_chunks = lambda x: x.swapaxes(0, 1).reshape(R, T + spare)[:, :T]
     _, scores = jax.lax.scan(score, None, (to_chunks(hidden), to_chunks(targets)))
     return jax.tree.map(from_chunks, scores)
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` that is at most `most`."""
-    return next(d for d in range(min(most, number), 0, -1) if number % d == 0)

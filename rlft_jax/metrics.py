@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Shaped
 
 
 class Mean(NamedTuple):
@@ -19,7 +19,7 @@ class Mean(NamedTuple):
     weight: Float[Array, ""]
 
     @classmethod
-    def of(cls, values: Num[Array, "..."], where: Bool[Array, "..."] | None = None) -> "Mean":
+    def of(cls, values: Shaped[Array, "..."], where: Bool[Array, "..."] | None = None) -> "Mean":
         """Mean of `values`, over the entries where `where` is true."""
         values = values.astype(jnp.float32)
         where = jnp.ones(values.shape, bool) if where is None else where

@@ -12,14 +12,15 @@ from rlft_jax.data.demonstrations import demonstrations
 from rlft_jax.data.pipeline import steps_for
 from rlft_jax.data.problems import problems
 from rlft_jax.data.report import Report
-from rlft_jax.loading import Origin, Structure
+from rlft_jax.loading import Origin, Places, Structure
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
+from rlft_jax.rewards import WeightedRewards, combined
 from rlft_jax.settings import settings_of
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.optimizer import OPTIMIZERS, Optimizer
 from rlft_jax.training.sharding import make_mesh, shardings
-from rlft_jax.training.step import Params, TrainState, init_state
+from rlft_jax.training.step import TrainState, init_state
 
 Config = dict[str, Any]
 
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
         base: The same without adapters.
         shapes: Of the train state.
         where: Shardings of the train state.
+        reward: What responses are worth; None if others wrote them.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Plan(NamedTuple):
     base: Structure
     mesh: Mesh
     data: Data
+    reward: WeightedRewards | None
     steps: int
     optimizer: Optimizer
     shapes: TrainState
@@ -81,7 +84,7 @@ class Plan(NamedTuple):
         return Feed(self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"])
 
     @property
-    def whole_where(self) -> Params:
+    def whole_where(self) -> Places:
         """Shardings of the parameters of the model without adapters."""
         return shardings(self.base.params, self.mesh)
 
@@ -96,7 +99,7 @@ def make_plan(config: Config) -> Plan:
     """Reads data and shapes, and counts steps.
 
     Raises:
-        ValueError: If a checkpoint or data cannot be used, or the mesh does not fit.
+        ValueError: If a checkpoint, data or reward cannot be used, or the mesh does not fit.
     """
     mesh = bind(make_mesh, config["mesh"])()
     rows = config["batch"]
@@ -105,6 +108,7 @@ def make_plan(config: Config) -> Plan:
             f"config.batch.prompts = {rows['prompts']} in {rows['micro_batches']} micro-batches do"
             f" not divide over {jax.process_count()} processes."
         )
+    reward = bind(combined, config["reward"])(config["data"]["task"]) if is_rl(config) else None
     origin = loading.find(config["model"]["path"])
     compute = Compute(**{k: v for k, v in config["model"].items() if k != "path"})
     base = loading.structure(origin.architecture, compute)
@@ -118,7 +122,9 @@ def make_plan(config: Config) -> Plan:
     optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)
     shapes = jax.eval_shape(lambda params: init_state(params, optimizer), structure.params)
     where = shardings(shapes, mesh)
-    return Plan(config, origin, structure, base, mesh, data, steps, optimizer, shapes, where)
+    return Plan(
+        config, origin, structure, base, mesh, data, reward, steps, optimizer, shapes, where
+    )
 
 
 def is_rl(config: Config) -> bool:

@@ -90,11 +90,20 @@ class Rollout:
         self._pending: Responses | None = None
 
     def next(self, params: Params, step: int) -> Draw:
-        """The next minibatch, of a new rollout by `params` when the last one is used up."""
+        """The next minibatch, of a new rollout by `params` when the last one is used up.
+
+        Whatever a reward raises, the source stays where it was.
+        """
         metrics: Metrics = {}
         if self._pending is None:
-            self._pending, metrics = self._roll_out(params)
-        prompts = len(self._pending.tokens) // self._minibatches
+            position = self._problems.get_state()
+            try:
+                self._pending, metrics = self._roll_out(params)
+            except BaseException:
+                self._problems.set_state(position)
+                raise
+        prompts, rest = divmod(len(self._pending.tokens), self._minibatches)
+        assert not rest, (len(self._pending.tokens), self._minibatches)
         start = self._used % self._minibatches * prompts
         part = _each(self._pending, lambda field: field[start : start + prompts])
         self._used += 1
@@ -141,10 +150,13 @@ class Rollout:
         if engine.reference_score is not None:
             scores = engine.reference_score(params, responses)
             responses = responses._replace(reference_logprobs=scores)
-        shaped = rewards - self._penalty * ~is_finished
+        shaped = rewards - np.float32(self._penalty) * ~is_finished
         advantages = engine.advantages(
             shaped, responses.is_response, responses.old_logprobs, responses.reference_logprobs
         )
+        if self._updates * self._minibatches == 1:
+            # The only update scores the policy that sampled itself: then the ratio is exactly 1.
+            responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
         self.table = _table(problems, texts, shaped, parts, advantages)
         lengths = np.array([[len(c.tokens) for c in group] for group in groups])

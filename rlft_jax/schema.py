@@ -273,6 +273,7 @@ def problems_between(config: dict[str, Any]) -> Iterator[str]:
         yield "config.stop.patience needs evaluations; set config.every.evaluate."
     if config["keep"]["best"] and not config["every"]["evaluate"]:
         yield "config.keep.best needs evaluations; set config.every.evaluate."
+    yield from _metric(config, is_rl)
     data = config["data"] or {}
     if config["every"]["evaluate"] and not (data["holdout"] or data["heldout_path"]):
         yield (
@@ -294,6 +295,18 @@ def _sections(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
         yield (
             "config.reward.functions names the verifier, which belongs to a task; set"
             " config.data.task, or name a function of your own."
+        )
+
+
+def _metric(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
+    metric = config["keep"]["metric"]
+    of_loss = () if is_rl else ("eval_loss", "eval_mean_token_accuracy")
+    of_answers = ("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated")
+    measured = (*of_loss, *(of_answers if is_rl or config["evaluation"]["samples"] else ()))
+    if (config["keep"]["best"] or config["stop"]["patience"]) and metric not in measured:
+        yield (
+            f"config.keep.metric = {metric!r} is not measured by this run's evaluations; choose one"
+            f" of {', '.join(measured)}."
         )
 
 

@@ -1,13 +1,16 @@
 """Where a run's batches come from: demonstrations, or the policy at work."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlft_jax import loading, rewards
+from rlft_jax import loading
 from rlft_jax.batch import Batch, Responses
 from rlft_jax.config import bind
 from rlft_jax.data.pipeline import Batches, batches
@@ -15,8 +18,10 @@ from rlft_jax.data.problems import encode_problem
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import rloo
 from rlft_jax.plan import Plan
-from rlft_jax.rollout import Engine, Rollout, Score
+from rlft_jax.rewards import RewardError, WeightedRewards
+from rlft_jax.rollout import Engine, Rewarded, Rollout, Score
 from rlft_jax.sampling import Completion, Sampler, SamplingSettings
+from rlft_jax.tasks.problem import Problem
 from rlft_jax.training.feeding import scorer
 from rlft_jax.training.loop import Draw, Source
 from rlft_jax.training.sharding import ROWS, local_copy
@@ -65,6 +70,7 @@ def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
 def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     """What rollouts are done with."""
     config, tokenizer = plan.config, plan.origin.tokenizer
+    assert plan.reward is not None
     settings = SamplingSettings(stop_ids=plan.origin.stop_ids, **config["sampling"])
     sample, advantages = policy_sampler(plan, frozen, settings), config["advantages"]
     is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
@@ -80,11 +86,30 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
         sample=lambda params, prompts, samples, numbers: sample(
             params, prompts, samples=samples, seed=config["seed"], requests=numbers
         ),
-        reward=bind(rewards.combined, config["reward"])(config["data"]["task"]),
+        reward=on_all_processes(plan.reward),
         advantages=bind(rloo.advantages, advantages),
         old_score=old_score,
         reference_score=reference_score,
     )
+
+
+def on_all_processes(reward: WeightedRewards) -> WeightedRewards | Callable[..., Rewarded]:
+    """A reward that fails everywhere if it fails on one process, so that all save and stop."""
+    if jax.process_count() == 1:
+        return reward
+
+    def rewarded(problems: Sequence[Problem], responses: Sequence[str]) -> Rewarded:
+        result, failure = None, None
+        try:
+            result = reward(problems, responses)
+        except RewardError as error:
+            failure = error
+        if multihost_utils.process_allgather(np.array(failure is not None)).any():
+            raise failure or RewardError("A reward failed in another process, which says how.")
+        assert result is not None
+        return result
+
+    return rewarded
 
 
 def policy_sampler(plan: Plan, frozen: Params, settings: SamplingSettings):

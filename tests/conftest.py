@@ -27,3 +27,31 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets; no folder {folder.name!r} beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(tmp_path_factory):
+    """A tiny model, problems and a reward; `tiny` is what tests ask for."""
+    from tests import tiny_run
+
+    return tiny_run.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_parts, tmp_path_factory):
+    """What small runs need (`tests.tiny_run.Tiny`), in a module that compiles nothing twice."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield tiny_parts
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

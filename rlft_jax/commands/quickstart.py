@@ -14,5 +14,8 @@ def quickstart(*, workdir: str = "quickstart", seed: int = 0) -> None:
     from pathlib import Path
 
     from rlft_jax import quickstart as loop
+    from rlft_jax import quickstart_report
 
-    loop.show(Path(workdir), loop.quickstart(Path(workdir), seed))
+    folder = Path(workdir).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    quickstart_report.show(folder, loop.quickstart(folder, seed))

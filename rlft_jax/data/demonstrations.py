@@ -48,7 +48,7 @@ def demonstrations(
     limit: int | None = None,
     task: str | None = None,
     template: str | None = None,
-    holdout: float = 0,
+    holdout: int | float = 0,
     heldout_path: str = "",
     heldout_split: str = "test",
     loss_on: chat.LossOn = "assistant",

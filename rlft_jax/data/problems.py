@@ -36,7 +36,7 @@ def problems(
     limit: int | None = None,
     task: str | None = None,
     template: str | None = None,
-    holdout: float = 0,
+    holdout: int | float = 0,
     heldout_path: str = "",
     heldout_split: str = "test",
 ) -> Problems:

@@ -1,7 +1,7 @@
 """A tokenizer of Qwen's kind, learned from a few texts."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 END = "<|endoftext|>"
 # transformers gives every Qwen2 model this split, whatever its tokenizer.json says.
@@ -11,9 +11,26 @@ QWEN_SPLIT = (
 )
 
 
-def save_tiny_tokenizer(texts: Iterable[str], folder: str | os.PathLike[str], *, size: int) -> None:
-    """Learns a byte-level BPE of at most `size` tokens and writes it; texts end with `END`."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+def save_tiny_tokenizer(
+    texts: Iterable[str], folder: str | os.PathLike[str], *, size: int, words: Sequence[str] = ()
+) -> None:
+    """Learns a byte-level BPE and writes it; texts end with `END`.
+
+    Args:
+        size: The most tokens, besides `words`.
+        words: Texts that are one token wherever they stand, such as numbers that Qwen's split
+            would take apart.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
     from transformers import Qwen2TokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -32,6 +49,7 @@ def save_tiny_tokenizer(texts: Iterable[str], folder: str | os.PathLike[str], *,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     Qwen2TokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=END, unk_token=None
     ).save_pretrained(folder)

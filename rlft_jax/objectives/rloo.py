@@ -147,26 +147,24 @@ def objective(
             averaged as `aggregation` says; needs `config.reference`.
         kl_estimator: log-ratio (k1), half its square (k2), or the unbiased low-variance
             estimate exp(-x) - 1 + x (k3).
-        importance_cap: Weighs each token by p_trainer / p_sampler, at most this, for samplers
-            that differ from the trainer.
+        importance_cap: Weighs each token, or each response where the ratio is of responses, by
+            p_trainer / p_sampler, at most this, for samplers that differ from the trainer.
     """
     scores = token_scores(model, batch, temperature=temperature, with_entropy=True)
     where, logp_RT = batch.is_response, jnp.where(batch.is_response, scores.logprobs, 0)
     old_RT = jax.lax.stop_gradient(logp_RT)
     if batch.old_logprobs is not None:
         old_RT = jnp.where(where, batch.old_logprobs, 0)
-    sampled_RT = jnp.where(where, batch.require("sampled_logprobs"), 0)
+    mismatch_RT = jnp.where(where, old_RT - batch.require("sampled_logprobs"), 0)
     advantages_RT = jnp.where(where, batch.require("advantages"), 0)
-    if importance_cap is not None:
-        advantages_RT *= jnp.minimum(jnp.exp(old_RT - sampled_RT), importance_cap)
 
-    log_ratio_RT = logp_RT - old_RT
+    log_ratio, mismatch, advantage, is_term = logp_RT - old_RT, mismatch_RT, advantages_RT, where
     if ratio == "sequence":
-        log_ratio = batch.per_response(log_ratio_RT)
+        log_ratio, mismatch = batch.per_response(log_ratio), batch.per_response(mismatch)
         tokens = batch.per_response(where.astype(jnp.float32))
-        advantage, is_term = batch.per_response(advantages_RT) / jnp.maximum(tokens, 1), tokens > 0
-    else:
-        log_ratio, advantage, is_term = log_ratio_RT, advantages_RT, where
+        advantage, is_term = batch.per_response(advantage) / jnp.maximum(tokens, 1), tokens > 0
+    if importance_cap is not None:
+        advantage *= jnp.minimum(jnp.exp(mismatch), importance_cap)
     if log_ratio_limit is not None:
         log_ratio = jnp.clip(log_ratio, -log_ratio_limit, log_ratio_limit)
     ratios = jnp.exp(log_ratio)
@@ -188,13 +186,14 @@ def objective(
         "entropy": Mean.of(scores.entropy, where),
         "importance_sampling_ratio": Mean.of(ratios, is_term),
         "clip_ratio": Mean.of(clipped * advantage < ratios * advantage, is_term),
-        "sampling/logp_difference": Mean.of(jnp.abs(old_RT - sampled_RT), where),
-        "sampling/kl": Mean.of(_kl(old_RT - sampled_RT, "k3"), where),
+        "sampling/logp_difference": Mean.of(jnp.abs(mismatch_RT), where),
+        "sampling/kl": Mean.of(_kl(-mismatch_RT, "k3"), where),
     }
-    if batch.reference_logprobs is not None:
-        kl = Mean.of(_kl(logp_RT - batch.reference_logprobs, kl_estimator), where)
-        metrics["kl"] = kl
-        total += kl_weight * kl.total if kl_weight else 0.0
+    if kl_weight or batch.reference_logprobs is not None:
+        reference_RT = jnp.where(where, batch.require("reference_logprobs"), 0)
+        metrics["kl"] = Mean.of(_kl(logp_RT - reference_RT, kl_estimator), where)
+        if kl_weight:
+            total += kl_weight * metrics["kl"].total
     return {"loss": Mean(total, terms.astype(jnp.float32)), **metrics}
 
 

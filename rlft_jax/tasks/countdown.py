@@ -12,10 +12,12 @@ from rlft_jax.tasks import arithmetic, countdown_compat
 from rlft_jax.tasks.arithmetic import Expression, NotArithmeticError
 from rlft_jax.tasks.countdown_generator import generate
 from rlft_jax.tasks.countdown_solver import solve
-from rlft_jax.tasks.countdown_templates import TEMPLATES, answer_text
+from rlft_jax.tasks.countdown_templates import CLOSE, OPEN, TEMPLATES, answer_text
 from rlft_jax.tasks.problem import Grade, Problem, Row, lookup, require_columns
 
 __all__ = [
+    "CLOSE",
+    "OPEN",
     "SCORERS",
     "TEMPLATES",
     "demonstration",

@@ -28,10 +28,11 @@ def is_due(step: int, every: int, last: int = 0) -> bool:
 
 def log(report: Report | None, advance: Advance, *, every: int, steps: int) -> Hook:
     """Writes metrics, and how fast it goes."""
-    since = time.monotonic()
+    since, taken = time.monotonic(), 0
 
     def hook(progress: Progress) -> None:
-        nonlocal since
+        nonlocal since, taken
+        taken += 1
         if not is_due(progress.step, every, steps):
             advance(1)
             return
@@ -40,8 +41,8 @@ def log(report: Report | None, advance: Advance, *, every: int, steps: int) -> H
             return
         values = report.metrics(progress.step, metrics)
         now = time.monotonic()
-        per_step = (now - since) / min(every or 1, progress.step)
-        since = now
+        per_step = (now - since) / taken
+        since, taken = now, 0
         report.timings(
             progress.step,
             {"step_time": per_step, "tokens_per_second": values["num_tokens"] / per_step},
@@ -101,6 +102,10 @@ class History:
             for _, v in self._values
         ]
         return len(values) - 1 - int(np.argmax(values)) if values else 0
+
+    def is_over(self, patience: int) -> bool:
+        """Whether so many evaluations brought nothing better; never if `patience` is 0."""
+        return bool(patience) and self.without_progress >= patience
 
 
 def evaluate(
@@ -196,7 +201,7 @@ def end(
                     " a loss or gradient was not finite (config.stop.skipped). Lower the learning"
                     " rate, or look at the data of these steps."
                 )
-        if history is not None and patience and history.without_progress >= patience:
+        if history is not None and history.is_over(patience):
             saver.save()
             raise Stopped(
                 f"{history.metric} has not improved for {patience} evaluations"

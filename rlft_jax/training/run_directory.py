@@ -104,7 +104,22 @@ def lock(run: RunDirectory) -> Iterator[None]:
 def record_config(
     run: RunDirectory, config: Mapping[str, Any], *, may_differ: Collection[str] = ()
 ) -> None:
-    """Writes the config of a new run, or checks that a run which goes on has the same.
+    """Writes the config of a new run, or of one that goes on with the same.
+
+    Raises:
+        ValueError: As `check_config` does.
+    """
+    check_config(run, config, may_differ=may_differ)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    if not run.config.exists() or run.config.read_text() != text:
+        with written_whole(run.config) as file:
+            file.write(text)
+
+
+def check_config(
+    run: RunDirectory, config: Mapping[str, Any], *, may_differ: Collection[str] = ()
+) -> None:
+    """Refuses to go on with a run, if there is one, under another config. Writes nothing.
 
     Args:
         config: The whole config, resolved; nested, and JSON.
@@ -113,24 +128,21 @@ def record_config(
     Raises:
         ValueError: If other settings differ from those stored, naming all of them.
     """
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if run.config.exists():
-        stored, given = _flat(json.loads(run.config.read_text())), _flat(json.loads(text))
-        differing = [
-            f"config.{name} was {_said(stored, name)}, now {_said(given, name)}."
-            for name in sorted(stored.keys() | given.keys())
-            if _said(stored, name) != _said(given, name)
-            and not any(fnmatch.fnmatchcase(name, pattern) for pattern in may_differ)
-        ]
-        if differing:
-            raise ValueError(
-                f"The run in {run.path} cannot go on with another config:\n- "
-                + "\n- ".join(differing)
-                + "\nGive it the settings that it began with, or choose another --workdir."
-            )
-    if not run.config.exists() or run.config.read_text() != text:
-        with written_whole(run.config) as file:
-            file.write(text)
+    if not run.config.exists():
+        return
+    stored, given = _flat(json.loads(run.config.read_text())), _flat(json.loads(json.dumps(config)))
+    differing = [
+        f"config.{name} was {_said(stored, name)}, now {_said(given, name)}."
+        for name in sorted(stored.keys() | given.keys())
+        if _said(stored, name) != _said(given, name)
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in may_differ)
+    ]
+    if differing:
+        raise ValueError(
+            f"The run in {run.path} cannot go on with another config:\n- "
+            + "\n- ".join(differing)
+            + "\nGive it the settings that it began with, or choose another --workdir."
+        )
 
 
 def record_versions(run: RunDirectory) -> dict[str, str]:

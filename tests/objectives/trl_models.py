@@ -1,0 +1,47 @@
+"""Our tiny policy as TRL takes it: a torch model, a tokenizer, and gradients by our names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flax.traverse_util import unflatten_dict
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from rlft_jax.models import convert
+from rlft_jax.models.qwen2 import Architecture
+
+# No trainer here writes, reports, or saves memory at the price of a warning.
+QUIET = dict(use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False)
+
+
+def save(params: convert.Params, architecture: Architecture, folder: Path) -> Path:
+    """Writes parameters and a tokenizer of one word per id as a Hugging Face folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    convert.save(folder, params, architecture, dtype="float32")
+    words = {f"w{i}": i for i in range(architecture.vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="w63", pad_token="w62"
+    ).save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path) -> torch.nn.Module:
+    """The folder's model, as it computes for certain."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+def gradients(model: torch.nn.Module, architecture: Architecture) -> convert.Params:
+    """What `backward` left, by our names and in our layout."""
+    theirs = {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+    def ours(entry: convert.Entry) -> Any:
+        parts = [theirs[name].T if entry.is_transposed else theirs[name] for name in entry.names]
+        return np.stack(parts) if entry.is_stacked else parts[0]
+
+    return unflatten_dict({p: ours(e) for p, e in convert.entries(architecture).items()})

@@ -1,0 +1,140 @@
+"""Log-probabilities are those of a plain log-softmax, however rows are laid and chunks are cut."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rlft_jax.batch import Batch, first_fit, pack
+from rlft_jax.logprobs import Scores, head_scores, response_logprobs, token_scores
+from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from tests import tiny
+
+RESPONSES = tiny.responses(prompts=4, scored=False)
+POLICY = tiny.policy()
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "temperature"))
+def scored(graph: nnx.GraphDef, params, batch: Batch, temperature: float) -> Scores:
+    """Scores of all tokens, entropy included."""
+    model = nnx.merge(graph, params)
+    return token_scores(model, batch, temperature=temperature, with_entropy=True)
+
+
+def plain(temperature: float) -> Scores:
+    """The definition: each response by itself, all logits at once, in float64."""
+    B, G, T = RESPONSES.tokens.shape
+    tokens = RESPONSES.tokens.reshape(B * G, T)
+    logits = np.asarray(POLICY.model.unembed(POLICY.model.hidden(jnp.asarray(tokens))), np.float64)
+    logits /= temperature
+    shifted = logits - logits.max(-1, keepdims=True)
+    logp = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    given = np.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
+    is_scored = (np.arange(1, T) < RESPONSES.lengths[..., None]).reshape(B * G, T - 1)
+    place = lambda x: np.pad(np.where(is_scored, x, 0), ((0, 0), (1, 0))).reshape(B, G, T)
+    return Scores(
+        place(given),  # pyright: ignore
+        place(-(np.exp(logp) * logp).sum(-1)[:, :-1]),  # pyright: ignore
+        place(given == logp[:, :-1].max(-1)),  # pyright: ignore
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("head_chunk", [1, 24, 10_000])
+def test_scores_are_those_of_the_definition(head_chunk, packed, temperature):
+    policy = tiny.with_compute(POLICY, head_chunk=head_chunk)
+    packing = first_fit(RESPONSES.lengths, tokens=16, packed=packed)
+    batch = jax.tree.map(jnp.asarray, pack(RESPONSES, packing))
+    scores = scored(policy.graph, policy.params, tiny.first_micro_batch(batch), temperature)
+    expected = plain(temperature)
+    for ours, theirs in zip(scores, expected):
+        lifted = packing.lift(np.asarray(ours)[None], RESPONSES.tokens.shape[-1])
+        np.testing.assert_allclose(lifted, theirs, atol=2e-6)
+        # Padding and first tokens, which nothing predicted, have no scores.
+        assert np.count_nonzero(ours) == np.count_nonzero(lifted)
+
+
+@pytest.mark.parametrize("T", [1, 7, 13])
+def test_rows_of_any_length_are_scored_in_full_chunks(T):
+    # 13 is prime: no chunk but one of 13 or of 1 divides it.
+    hidden = jax.random.normal(jax.random.key(0), (3, T, 32))
+    targets = jax.random.randint(jax.random.key(1), (3, T), 0, 64)
+    chunked, whole = (
+        head_scores(tiny.with_compute(POLICY, head_chunk=chunk).model, hidden, targets)
+        for chunk in (12, 10_000)
+    )
+    np.testing.assert_allclose(chunked.logprobs, whole.logprobs, atol=1e-6)
+    np.testing.assert_array_equal(chunked.is_top, whole.is_top)
+    assert chunked.logprobs.shape == (3, T)
+    program = str(
+        jax.make_jaxpr(
+            lambda x: head_scores(tiny.with_compute(POLICY, head_chunk=12).model, x, targets)
+        )(hidden)
+    )
+    assert f"f32[3,{min(T, 4)},64]" in program
+    assert T <= 4 or f"f32[3,{T},64]" not in program
+
+
+def plain_loss(params, hidden, targets):
+    """Sum of log-probabilities by the definition, at temperature 0.7."""
+    logits = jnp.einsum("rtd,vd->rtv", hidden, params["embed"]["embedding"]) / 0.7
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1).sum()
+
+
+def test_gradients_are_those_of_the_definition():
+    policy = tiny.with_compute(POLICY, head_chunk=12)
+    hidden = jax.random.normal(jax.random.key(0), (3, 13, 32))
+    targets = jax.random.randint(jax.random.key(1), (3, 13), 0, 64)
+
+    def loss(params, hidden):
+        model = nnx.merge(policy.graph, params)
+        return head_scores(model, hidden, targets, temperature=0.7).logprobs.sum()
+
+    ours = jax.grad(loss, (0, 1))(policy.params, hidden)
+    theirs = jax.grad(plain_loss, (0, 1))(policy.params, hidden, targets)
+    assert tiny.distance(ours[0]["embed"], theirs[0]["embed"]) < 1e-6
+    assert tiny.distance(ours[1], theirs[1]) < 1e-6
+
+
+def test_entropy_has_no_gradient():
+    batch = tiny.first_micro_batch(tiny.batch_of(RESPONSES))
+    entropy = lambda params: scored(POLICY.graph, params, batch, 1.0).entropy.sum()
+    assert all(not x.any() for x in jax.tree.leaves(jax.grad(entropy)(POLICY.params)))
+
+
+def test_only_responses_have_response_logprobs():
+    batch = tiny.first_micro_batch(tiny.batch_of(RESPONSES))
+    logprobs = response_logprobs(POLICY.model, batch)
+    assert ((np.asarray(logprobs) != 0) == batch.is_response).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_head_of_qwen_takes_little_memory(dtype):
+    """Compiled only: 8 rows of 1,024 tokens, a vocabulary of 151,936 and a width of 896."""
+    V, D, R, T = 151_936, 896, 8, 1024
+    architecture = Architecture(
+        vocabulary=V, width=D, layers=1, heads=1, kv_heads=1, feed_forward=1, head_width=2
+    )
+    make = lambda: Qwen2(architecture, compute=Compute(dtype=dtype), rngs=nnx.Rngs(0))
+    graph, params = nnx.split(nnx.eval_shape(make))
+    hidden = jax.ShapeDtypeStruct((R, T, D), dtype)
+    targets = jax.ShapeDtypeStruct((R, T), jnp.int32)
+
+    def ours(params, hidden, targets):
+        model = nnx.merge(graph, params)
+        return head_scores(model, hidden, targets, with_entropy=True).logprobs.sum()
+
+    def usual(params, hidden, targets):
+        logp = jax.nn.log_softmax(nnx.merge(graph, params).unembed(hidden))
+        return jnp.take_along_axis(logp, targets[..., None], -1).sum()
+
+    def gibibytes(loss) -> float:
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(params, hidden, targets).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / 2**30
+
+    assert gibibytes(ours) <= 2.4
+    assert gibibytes(usual) > 2 * 2.4
