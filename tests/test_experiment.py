@@ -19,6 +19,8 @@ from tests import tiny_run
 from tests.tiny_run import lines, run, saved, values
 
 EVALUATED = dict(data__holdout=8, every__evaluate=2, keep__best=1)
+# A rate at which the held-out loss is 23 after 2 steps and 59 after 4.
+SPOILED = dict(optimizer__learning_rate=1.0, optimizer__schedule="constant")
 
 
 @pytest.fixture(scope="module")
@@ -153,31 +155,26 @@ def test_accuracy_is_measured_while_a_policy_reinforces_itself(tiny, tmp_path):
 
 
 def test_the_best_checkpoint_outlives_newer_ones_and_is_what_a_run_is(tiny, tmp_path):
-    # The learning rate spoils the model after a good start.
-    config = tiny.sft(**EVALUATED, keep__last=1, optimizer__learning_rate=0.3)
+    config = tiny.sft(**EVALUATED, **SPOILED, steps=4, keep__last=1)
     folder = run(config, tmp_path)
-    evaluations = dict(zip([2, 4, 6], values(folder, "eval_loss")))
-    best = min(evaluations, key=evaluations.__getitem__)
-    assert best < 6
-    assert checkpoints(folder) == [best, 6]
-    assert loading.chosen_step(RunDirectory(folder), resolved(config)) == best
-    kernel = saved(folder, best)["params.embed.embedding"]
+    at_2, at_4 = values(folder, "eval_loss")
+    assert at_2 < at_4
+    assert checkpoints(folder) == [2, 4]
+    assert loading.chosen_step(RunDirectory(folder), resolved(config)) == 2
+    kernel = saved(folder, 2)["params.embed.embedding"]
     np.testing.assert_array_equal(loading.load(str(folder)).params["embed"]["embedding"], kernel)
 
 
 def test_a_run_that_stopped_early_stays_stopped_until_patience_is_raised(tiny, tmp_path, capsys):
-    config = lambda patience: tiny.sft(
-        **EVALUATED, steps=8, stop__patience=patience, optimizer__learning_rate=0.3
-    )
+    config = lambda patience: tiny.sft(**EVALUATED, **SPOILED, stop__patience=patience)
     folder = run(config(1), tmp_path)
-    (stopped,) = {max(x["step"] for x in lines(folder / "metrics.jsonl"))}
-    assert stopped < 8
+    assert lines(folder / "metrics.jsonl")[-1]["step"] == 4
     assert "Stopped early: eval_loss has not improved for 1 evaluations" in capsys.readouterr().err
     before = (folder / "metrics.jsonl").read_bytes()
     run(config(1), tmp_path)
     assert (folder / "metrics.jsonl").read_bytes() == before
     run(config(9), tmp_path)
-    assert lines(folder / "metrics.jsonl")[-1]["step"] == 8
+    assert lines(folder / "metrics.jsonl")[-1]["step"] == 6
 
 
 def test_an_evaluation_that_was_not_finite_still_counts_after_a_resume(tiny, tmp_path):
@@ -257,12 +254,9 @@ def test_a_failing_reward_stops_the_run_saved_and_mending_it_continues(tiny, tmp
     config = lambda: tiny.rloo(every__save=100, reward__functions=[(f"{file}:digits", 1.0)])
     tiny_run.write_reward(file)
     whole = run(config(), tmp_path / "whole")
-    count.write_text("")
-    fail = f"open({str(count)!r}, 'a').write('x') and open({str(count)!r}).read()[3] and 1 / 0"
-    tiny_run.write_reward(file, before=f"if len(problems) > 1: {fail}")
-    count.write_text("")
-    text = file.read_text().replace(".read()[3] and", ".read() == 'xxxx' and")
-    file.write_text(text.replace("if len(problems) > 1: ", ""))
+    # The fourth rollout fails, and so does every look for the response to blame.
+    mark = f"open({str(count)!r}, 'a').write('x')"
+    tiny_run.write_reward(file, before=f"{mark}; assert os.path.getsize({str(count)!r}) < 4")
     with pytest.raises(RewardError, match="digits"):
         run(config(), tmp_path / "run")
     assert checkpoints(tmp_path / "run") == [3]

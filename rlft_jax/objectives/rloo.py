@@ -64,8 +64,8 @@ def leave_one_out(rewards: Float[np.ndarray, "B G"]) -> Float[np.ndarray, "B G"]
             f"RLOO compares responses to the same prompt, but there is {G} of each."
             " Set config.rollout.responses to 2 or more."
         )
-    others = rewards.sum(-1, keepdims=True) - rewards
-    return rewards - others / (G - 1)
+    # The sum of differences, so that equal rewards give 0 to the last bit.
+    return (rewards[..., :, None] - rewards[..., None, :]).sum(-1) / (G - 1)
 
 
 def advantages(

@@ -105,7 +105,7 @@ def train_step(
 
 def score_step(
     params: Params, frozen: Params, batch: Batch, *, graph: nnx.GraphDef, score: Callable
-) -> Array:
+) -> PyTree[Array]:
     """Applies `score` of model and micro-batch to each micro-batch, without gradients."""
     model = lambda: nnx.merge(graph, params, frozen)
     return jax.lax.map(lambda micro_batch: score(model(), micro_batch), batch)

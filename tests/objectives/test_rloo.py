@@ -143,7 +143,6 @@ class TestGolden:
         )
 
     def test_advantages(self, name):
-        # Sums of logarithms of a few nats, in float32 at the source.
         actual = self.made(name).advantages
         np.testing.assert_allclose(actual, GOLDEN[f"{name}/advantages"], rtol=1e-6, atol=1e-6)
 
@@ -155,7 +154,11 @@ class TestGolden:
         )
         batch = tiny.batch_of(self.made(name), tokens=12, micro_batches=micro_batches)
         gradient, metrics = tiny.gradient(policy, objective, batch)
-        np.testing.assert_allclose(metrics["loss"].value, GOLDEN[f"{name}/loss"], rtol=2e-6)
+        # The loss is a small sum of large terms: as close as log-probabilities of float32 allow.
+        allowed = 1e-6 * np.abs(GOLDEN[f"{name}/gradient/logprobs"]).sum()
+        np.testing.assert_allclose(
+            metrics["loss"].value, GOLDEN[f"{name}/loss"], rtol=0, atol=allowed
+        )
         ours = {
             "embed": gradient["embed"]["embedding"],
             "scale": gradient["norm"]["scale"],

@@ -1,0 +1,178 @@
+"""Facts about runs that were stopped or killed: going on gives what no stop would have given."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlft_jax import experiment
+from tests import tiny_run
+from tests.tiny_run import Tiny, assert_same_end, run
+
+# Two updates of two minibatches share a rollout, which is measured against a reference.
+SHARED = dict(
+    steps=8,
+    rollout__updates=2,
+    rollout__minibatches=2,
+    advantages__kl_weight=0.05,
+    optimizer__learning_rate=2e-3,
+)
+MAKE: dict[str, Callable[..., Any]] = {
+    "sft": lambda tiny, **more: tiny.sft(**more),
+    "sft with adapters that drop": lambda tiny, **more: tiny.sft(
+        lora__rank=4, lora__dropout=0.2, **more
+    ),
+    "rloo": lambda tiny, **more: tiny.rloo(**SHARED, **more),
+    "rloo with adapters": lambda tiny, **more: tiny.rloo(**SHARED, lora__rank=4, **more),
+}
+
+
+class Pulled(Exception):
+    """The plug, in a test."""
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs end without a word after a step."""
+    make_hooks = experiment.make_hooks
+
+    def pull(progress):
+        if progress.step == step:
+            raise Pulled
+
+    monkeypatch.setattr(experiment, "make_hooks", lambda *parts: [*make_hooks(*parts), pull])
+
+
+# Every place in a rollout's life, and steps that are logged but not saved.
+@pytest.mark.parametrize(("step", "save"), [(1, 1), (2, 1), (3, 2), (4, 3)])
+@pytest.mark.parametrize("kind", ["sft", "rloo"])
+def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(
+    tiny, tmp_path, monkeypatch, kind, step, save, whole
+):
+    config = MAKE[kind](tiny, every__save=save, log__tensorboard=False)
+    with monkeypatch.context() as patch, pytest.raises(Pulled):
+        stop_after(step, patch)
+        run(config, tmp_path)
+    assert len(tiny_run.lines(tmp_path / "metrics.jsonl")) == step
+    run(config, tmp_path)
+    assert_same_end(tmp_path, whole(kind))
+
+
+@pytest.mark.parametrize("kind", ["sft with adapters that drop", "rloo with adapters"])
+def test_a_run_with_adapters_that_stops_ends_as_if_it_had_not(
+    tiny, tmp_path, monkeypatch, kind, whole
+):
+    config = MAKE[kind](tiny, every__save=3, log__tensorboard=False)
+    with monkeypatch.context() as patch, pytest.raises(Pulled):
+        stop_after(3, patch)
+        run(config, tmp_path)
+    run(config, tmp_path)
+    assert_same_end(tmp_path, whole(kind))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory) -> Callable[[str], Path]:
+    """Runs that nothing happened to, each made once."""
+    made: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind.split()[0])
+            made[kind] = run(MAKE[kind](tiny, every__save=100, log__tensorboard=False), folder)
+        return made[kind]
+
+    return of
+
+
+class Command:
+    """`rlft train` in processes of its own, to be killed."""
+
+    def __init__(self, tiny: Tiny, folder: Path, kind: str):
+        self._config, self._kind = folder / f"{kind}.py", kind
+        config = MAKE[kind](tiny, every__save=1, log__tensorboard=False).to_dict()
+        text = (
+            f"import json\n\n\ndef get_config():\n    return json.loads({json.dumps(config)!r})\n"
+        )
+        self._config.write_text(text)
+        self._environment = {
+            **os.environ,
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+    @contextlib.contextmanager
+    def started(self, workdir: Path):
+        words = ["train", f"--config={self._config}", f"--workdir={workdir}"]
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from rlft_jax.main import run; raise SystemExit(run())",
+                *words,
+            ],
+            env=self._environment,
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def finish(self, workdir: Path) -> Path:
+        with self.started(workdir) as process:
+            _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return workdir
+
+    def kill(self, workdir: Path, when: Callable[[], bool]) -> bool:
+        """Kills a run as soon as `when` says so; whether it was still running then."""
+        with self.started(workdir) as process:
+            while process.poll() is None and not when():
+                time.sleep(0.001)
+            was_running = process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        return was_running
+
+
+def logged(workdir: Path) -> int:
+    """Steps in a run's metrics."""
+    file = workdir / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def is_writing(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint is being written, and Orbax has begun with it."""
+    return any((workdir / "checkpoints").glob(f"*{step}.writing/state*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "rloo"])
+def test_a_killed_run_ends_as_if_it_had_lived(tiny, tmp_path, kind):
+    command = Command(tiny, tmp_path, kind)
+    expected = command.finish(tmp_path / "whole")
+    workdir = tmp_path / "run"
+    # Between steps, and for RLOO between two updates of one rollout.
+    assert command.kill(workdir, lambda: logged(workdir) == 1)
+    # In the middle of a save, after another start.
+    assert command.kill(workdir, lambda: is_writing(workdir, 3))
+    drafts = list((workdir / "checkpoints").glob("*.writing"))
+    assert drafts, "the run was killed after the save, not during it"
+    # At any other moment.
+    moment = time.monotonic() + random.Random(kind).uniform(2, 6)
+    command.kill(workdir, lambda: time.monotonic() > moment)
+    command.finish(workdir)
+    assert_same_end(workdir, expected)
+    assert not list((workdir / "checkpoints").glob("*.writing"))
