@@ -23,7 +23,8 @@ def export(
     directory = RunDirectory(Path(run).expanduser().absolute())
     if not directory.model.is_dir():
         raise ValueError(
-            f"{run} is no run directory: it has no {directory.model.name}/. Name what --workdir was."
+            f"{run} is no run directory: it has no {directory.model.name}/."
+            " Name what --workdir was."
         )
     origin, config = loading.find(run), loading.read_config(directory)
     step = loading.chosen_step(directory, config, step)

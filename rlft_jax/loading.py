@@ -20,7 +20,6 @@ from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.run_directory import RunDirectory
 from rlft_jax.training.step import Params
 
-
 Shapes = PyTree[jax.ShapeDtypeStruct]
 Places = PyTree[jax.sharding.Sharding]
 
@@ -196,12 +195,13 @@ def adapter_settings(section: dict[str, Any], architecture: Architecture) -> pef
     if section["path"] is not None:
         return peft.load(section["path"], architecture)[0]
     targets = section["targets"]
+    names = [targets] if isinstance(targets, str) else list(targets)
     return peft.Settings(
         rank=section["rank"],
         alpha=section["alpha"],
         dropout=section["dropout"],
         rslora=section["rslora"],
-        targets=tuple(lora.chosen(targets if targets == lora.ALL else list(targets))),
+        targets=tuple(lora.chosen(targets if targets == lora.ALL else names)),
     )
 
 

@@ -36,12 +36,12 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=400,
+            steps=900,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
             optimizer=dict(name="adamw", learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
-            batch=dict(prompts=128, tokens=128),
+            batch=dict(prompts=64, tokens=48, packed=False),
             every=dict(log=10, save=100),
         )
     )
@@ -52,14 +52,14 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=150,
+            steps=400,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             rollout=dict(responses=8),
             sampling=dict(max_new_tokens=MAX_NEW_TOKENS, batch_rows=512),
             objective=dict(name="rloo", ratio="token", aggregation="token"),
-            optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps=5),
-            batch=dict(prompts=32, tokens=128),
+            optimizer=dict(name="adamw", learning_rate=5e-4, schedule="linear", warmup_steps=20),
+            batch=dict(prompts=32, tokens=48, packed=False),
             every=dict(log=5, save=50, samples=25),
         )
     )

@@ -210,7 +210,8 @@ def _mean(values: np.ndarray, where: np.ndarray | None = None) -> Mean:
 
 
 def _each(responses: Responses, function: Callable[[np.ndarray], np.ndarray]) -> Responses:
-    return Responses(*(None if field is None else function(field) for field in responses))
+    fields = responses._asdict().items()
+    return Responses(**{name: function(field) for name, field in fields if field is not None})
 
 
 def _table(

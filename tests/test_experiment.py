@@ -16,11 +16,11 @@ from rlft_jax.rewards import RewardError
 from rlft_jax.schema import resolved
 from rlft_jax.training.run_directory import RunDirectory
 from tests import tiny_run
-from tests.tiny_run import lines, run, saved, values
+from tests.tiny_run import SHARED_ROLLOUT, lines, run, saved, values
 
 EVALUATED = dict(data__holdout=8, every__evaluate=2, keep__best=1)
 # A rate at which the held-out loss is 23 after 2 steps and 59 after 4.
-SPOILED = dict(optimizer__learning_rate=1.0, optimizer__schedule="constant")
+SPOILED = dict(optimizer__learning_rate=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,13 @@ def test_adapters_are_exported_merged_or_alone(tiny, lora_run, tmp_path):
 
 
 def test_a_run_without_adapters_has_none_to_export(sft_run, tmp_path):
-    with pytest.raises(ValueError, match="no adapters to export alone. Leave --adapter out"):
+    with pytest.raises(ValueError, match="no adapters to export alone"):
         exporting.export(str(sft_run), tmp_path / "out", adapter=True)
     assert not (tmp_path / "out").exists()
 
 
 def test_adapters_start_at_their_reference_and_leave_it(tiny, tmp_path):
-    config = tiny.rloo(steps=3, lora__rank=4, advantages__kl_weight=0.05, rollout__minibatches=2)
+    config = tiny.rloo(steps=3, lora__rank=4, **SHARED_ROLLOUT)
     kl = values(run(config, tmp_path), "kl")
     assert kl[0] == 0
     assert kl[2] > 1e-6
@@ -206,8 +206,8 @@ def test_epochs_become_steps_before_the_start(tiny, make, epochs, steps):
 
 
 def test_a_finished_run_can_be_made_longer(tiny, sft_run, tmp_path):
-    # A constant rate does not depend on the number of steps, so it is as if never interrupted.
-    config = lambda steps: tiny.sft(steps=steps, optimizer__schedule="constant")
+    # The rate is constant, so it does not depend on the number of steps.
+    config = lambda steps: tiny.sft(steps=steps)
     run(config(2), tmp_path / "run")
     run(config(2), tmp_path / "run")  # nothing is left to do
     run(config(4), tmp_path / "run")

@@ -39,6 +39,15 @@ ARCHITECTURE = Architecture(
 )
 
 
+# Two updates of two minibatches share a rollout, which is measured against a reference.
+SHARED_ROLLOUT: dict[str, Any] = dict(
+    rollout__updates=2,
+    rollout__minibatches=2,
+    advantages__kl_weight=0.05,
+    optimizer__learning_rate=2e-3,
+)
+
+
 class Tiny(NamedTuple):
     """What small runs need.
 
@@ -60,7 +69,7 @@ class Tiny(NamedTuple):
                 model=dict(path=str(self.base)),
                 data=dict(path=str(self.data), task="countdown", template="plain"),
                 objective=dict(name="sft"),
-                optimizer=dict(name="adamw", learning_rate=1e-2, schedule="linear"),
+                optimizer=dict(name="adamw", learning_rate=1e-2, schedule="constant"),
                 batch=dict(prompts=8, tokens=64),
                 every=dict(save=2),
             ),

@@ -99,7 +99,8 @@ def advantages(
         rewards = np.clip(rewards, -reward_clip, reward_clip)
     kl = np.zeros(is_response.shape)
     if kl_weight:
-        assert old_logprobs is not None and reference_logprobs is not None
+        assert old_logprobs is not None
+        assert reference_logprobs is not None
         kl = np.where(is_response, old_logprobs - reference_logprobs, 0)
         kl = kl if kl_limit is None else np.clip(kl, -kl_limit, kl_limit)
     if not kl_after_baseline:

@@ -44,9 +44,14 @@ def activation_bytes(
     size = 2 if compute.dtype == "bfloat16" else FLOAT
     q, kv = a.heads * a.head_width, a.kv_heads * a.head_width
     scores = a.heads * tokens * FLOAT
-    layer = size * (6 * a.width + 2 * q + 2 * kv + 3 * a.feed_forward) + 2 * scores
-    kept = {"none": layer * a.layers, "dots": layer * a.layers * 2 // 3}
-    per_token = kept.get(compute.remat, size * a.width * a.layers + layer)
+    layer = size * (6 * a.width + 2 * q + 2 * kv + 3 * a.feed_forward) + 3 * scores
+    products = size * (3 * a.width + q + 2 * kv + 2 * a.feed_forward)
+    # With anything to compute again, one layer at a time is whole.
+    per_token = {
+        "none": layer * a.layers,
+        "dots": products * a.layers + layer,
+        "full": size * a.width * a.layers + layer,
+    }[compute.remat]
     chunk = min(compute.head_chunk, rows * tokens)
     return {
         "activations": rows * tokens * per_token,

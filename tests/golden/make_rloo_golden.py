@@ -7,6 +7,7 @@ Gradients are central differences, of float64 numbers. Imports nothing of ours:
     python tests/golden/make_rloo_golden.py
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +156,16 @@ def golden() -> dict[str, np.ndarray]:
     result: dict[str, np.ndarray] = dict(x)
     logp = logprobs(x, x["tokens"])
     for name, advantages in ADVANTAGES.items():
-        A, loss = advantages(x), LOSSES[name]
+        A = advantages(x)
+        loss = functools.partial(LOSSES[name], x, A)
+        of_param = lambda param, value, loss=loss: loss(logprobs({**x, param: value}, x["tokens"]))
         result[f"{name}/advantages"] = A
-        result[f"{name}/loss"] = np.float64(loss(x, A, logp))
-        result[f"{name}/gradient/logprobs"] = slopes(lambda l: loss(x, A, l), logp)
+        result[f"{name}/loss"] = np.float64(loss(logp))
+        result[f"{name}/gradient/logprobs"] = slopes(loss, logp)
         for param in PARAMS:
-            of = lambda value: loss(x, A, logprobs({**x, param: value}, x["tokens"]))
-            result[f"{name}/gradient/{param}"] = slopes(of, x[param])
+            result[f"{name}/gradient/{param}"] = slopes(
+                functools.partial(of_param, param), x[param]
+            )
     check_that_bounds_matter(x, logp)
     return result
 

@@ -123,9 +123,7 @@ def test_advantages_losses_and_gradients_are_theirs(name, tmp_path):
     np.testing.assert_allclose(advantages, rollout["advantages"], rtol=1e-5, atol=2e-6)
     assert np.abs(advantages).max() > 0.3
 
-    objective = functools.partial(
-        rloo.objective, temperature=temperature, **preset["objective"]
-    )
+    objective = functools.partial(rloo.objective, temperature=temperature, **preset["objective"])
     batch = tiny.batch_of(made)
     for policy in (before, after):
         if policy is after:

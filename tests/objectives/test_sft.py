@@ -24,7 +24,7 @@ def test_the_loss_is_the_mean_over_tokens():
     np.testing.assert_allclose(loss.value, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4, 8])
+@pytest.mark.parametrize("micro_batches", [2, 4])
 def test_micro_batches_change_nothing(micro_batches):
     batch = tiny.batch_of(RESPONSES, micro_batches=micro_batches)
     tokens = batch.is_response.sum((1, 2))

@@ -1,13 +1,15 @@
-"""Our tiny policy as TRL takes it: a torch model, a tokenizer, and gradients by our names."""
+"""Our tiny policy as TRL takes it: a torch model, a tokenizer, gradients by our names.
+
+Needs torch.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from flax.traverse_util import unflatten_dict
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rlft_jax.models import convert
 from rlft_jax.models.qwen2 import Architecture
@@ -29,14 +31,17 @@ def save(params: convert.Params, architecture: Architecture, folder: Path) -> Pa
     return folder
 
 
-def load(folder: Path) -> torch.nn.Module:
-    """The folder's model, as it computes for certain."""
+def load(folder: Path) -> Any:
+    """The folder's model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
 
 
-def gradients(model: torch.nn.Module, architecture: Architecture) -> convert.Params:
+def gradients(model: Any, architecture: Architecture) -> convert.Params:
     """What `backward` left, by our names and in our layout."""
     theirs = {name: p.grad.numpy() for name, p in model.named_parameters()}
 
