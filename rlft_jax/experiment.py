@@ -49,19 +49,23 @@ def run(config: Config, workdir: str | Path) -> None:
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         if is_first_process():
-            check_config(directory, config, may_differ=may_differ(directory))
+            check_config(directory, config, may_differ=may_differ(directory, config))
         plan = make_plan(config)  # whatever cannot be used is found before anything is written
         if is_first_process():
             stack.enter_context(lock(directory))
-            record_config(directory, config, may_differ=may_differ(directory))
+            record_config(directory, config, may_differ=may_differ(directory, config))
             record_versions(directory)
             loading.keep_small_files(plan.origin, directory)
         train(plan, directory, preemption)
 
 
-def may_differ(directory: RunDirectory) -> Collection[str]:
+def may_differ(directory: RunDirectory, config: Config) -> Collection[str]:
     """Settings that need not be those the run began with: all, while nothing has been saved."""
-    return MAY_DIFFER if loading.is_begun(directory) else ("*",)
+    if not loading.is_begun(directory):
+        return ("*",)
+    # Other schedules depend on the length of the run, so a longer one would have gone otherwise.
+    is_constant = config["optimizer"]["schedule"] == "constant"
+    return (*MAY_DIFFER, "steps", "epochs") if is_constant else MAY_DIFFER
 
 
 def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
@@ -211,6 +215,9 @@ def summary(plan: Plan, begun: int) -> str:
         a, compute, plan.mesh, responses=responses, tokens=rows["tokens"]
     )
     if plan.is_rl:
+        needed["sampler's weights"] = memory.parameter_bytes(
+            plan.base.params, jax.tree.map(lambda _: replicated(plan.mesh), plan.base.params)
+        )
         needed["cache"] = memory.cache_bytes(
             a, compute, rows=config["sampling"]["batch_rows"], tokens=rows["tokens"]
         )

@@ -98,7 +98,8 @@ def heldout_problems(plan: Plan) -> Sequence[Problem]:
     """The problems behind the held-out demonstrations: the same rows, posed to be solved."""
     config = plan.config
     known = {k: v for k, v in config["data"].items() if k in settings_of(problems)}
-    room = config["batch"]["tokens"]
+    most = plan.origin.architecture.max_positions - config["evaluation"]["max_new_tokens"]
+    room = min(config["batch"]["tokens"], most)
     return bind(problems, known)(plan.origin.tokenizer, room, config["seed"]).heldout
 
 

@@ -28,10 +28,12 @@ class Origin(NamedTuple):
     """A checkpoint's small files, read before any weights.
 
     Attributes:
+        model: Name or folder, as the user gave it.
         folder: Holds configs and tokenizer.
         run: The run directory that has the weights; None if the folder does.
     """
 
+    model: str
     folder: Path
     run: RunDirectory | None
     architecture: Architecture
@@ -69,12 +71,12 @@ def find(model: str) -> Origin:
     """
     run = RunDirectory(Path(model).expanduser().absolute())
     is_run = run.model.is_dir()
-    folder = run.model if is_run else convert.resolve(model)
+    folder = run.model if is_run else convert.resolve(model, with_weights=False)
     architecture = read_architecture(folder)
     tokenizer = load_tokenizer(folder)
     generation = folder / "generation_config.json"
     ends = stop_ids(tokenizer, read_json(generation) if generation.exists() else None)
-    return Origin(folder, run if is_run else None, architecture, tokenizer, ends)
+    return Origin(model, folder, run if is_run else None, architecture, tokenizer, ends)
 
 
 def structure(
@@ -125,7 +127,8 @@ def load(
     if origin.run is None:
         if step is not None:
             raise ValueError(f"--step = {step}: {origin.folder} is no run, so it has no steps.")
-        return Policy(graph, convert.load(origin.folder, shardings=shardings), origin)
+        folder = convert.resolve(origin.model)
+        return Policy(graph, convert.load(folder, shardings=shardings), origin)
     return Policy(graph, _of_run(origin, origin.run, step, shardings), origin)
 
 
@@ -223,6 +226,7 @@ def _of_run(
         like = _here(structure(origin.architecture, Compute()).params, shardings)
         return Checkpoints(run.checkpoints).restore_arrays(step, {"params": like})["params"]
     settings, adapter = adapter_of(run, origin.architecture, config, step)
+    adapter = jax.device_get(adapter)  # small, and then at home on any mesh
     base = load(config["model"]["path"], shardings=shardings).params
     before = Checkpoints(run.checkpoints).extra(step)["frozen"]
     if digest(base) != before:

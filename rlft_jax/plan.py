@@ -110,6 +110,7 @@ def make_plan(config: Config) -> Plan:
         )
     reward = bind(combined, config["reward"])(config["data"]["task"]) if is_rl(config) else None
     origin = loading.find(config["model"]["path"])
+    check_lengths(config, origin.architecture.max_positions)
     compute = Compute(**{k: v for k, v in config["model"].items() if k != "path"})
     base = loading.structure(origin.architecture, compute)
     structure = base
@@ -125,6 +126,32 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         config, origin, structure, base, mesh, data, reward, steps, optimizer, shapes, where
     )
+
+
+def check_lengths(config: Config, most: int) -> None:
+    """Refuses rows and responses that are longer than the model can be.
+
+    Raises:
+        ValueError: If so, naming the settings.
+    """
+    tokens, evaluation, wrong = config["batch"]["tokens"], config["evaluation"], []
+    if tokens > most:
+        wrong.append(f"config.batch.tokens = {tokens}")
+    if is_rl(config):
+        sampling = config["sampling"]
+        longest = tokens - sampling["max_new_tokens"] + evaluation["max_new_tokens"]
+        if config["every"]["evaluate"] and longest > most:
+            wrong.append(
+                f"config.evaluation.max_new_tokens = {evaluation['max_new_tokens']} after prompts"
+                f" of up to {tokens - sampling['max_new_tokens']} tokens"
+            )
+        if config["rollout"]["responses"] > sampling["batch_rows"]:
+            raise ValueError(
+                f"config.rollout.responses = {config['rollout']['responses']} to a prompt are"
+                f" sampled together; raise config.sampling.batch_rows = {sampling['batch_rows']}."
+            )
+    if wrong:
+        raise ValueError(f"The model has {most} positions, too few for {' and '.join(wrong)}.")
 
 
 def is_rl(config: Config) -> bool:

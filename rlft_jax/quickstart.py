@@ -1,5 +1,6 @@
 """The whole loop in minutes: a tiny model learns Countdown by SFT, then by RLOO."""
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -23,8 +24,8 @@ from rlft_jax.tasks import countdown
 from rlft_jax.training.run_directory import versions
 
 TASK = dict(task="countdown", template="plain")
-SIZES: dict[str, Any] = dict(numbers=(3,), largest=9)
-EXAMPLES, HELDOUT, SAMPLES = 20_000, 512, 8
+SIZES: dict[str, Any] = dict(numbers=(3,), largest=15, targets=(10, 99))
+EXAMPLES, PRACTICE, HELDOUT, SAMPLES = 20_000, 2_500, 512, 8
 MAX_NEW_TOKENS = 32
 # Numbers of two digits and the tags of an answer are one token each: sums become a table to learn.
 WORDS = [*map(str, range(10, 100)), countdown.OPEN, countdown.CLOSE]
@@ -54,7 +55,7 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
             seed=seed,
             steps=400,
             model=dict(path=str(folder / "sft"), unroll=0),
-            data=dict(path=str(folder / "data/train.jsonl"), **TASK),
+            data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),
             sampling=dict(max_new_tokens=MAX_NEW_TOKENS, batch_rows=512),
             objective=dict(name="rloo", ratio="token", aggregation="token"),
@@ -67,7 +68,7 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
 
 def quickstart(folder: Path, seed: int) -> dict[str, Any]:
     """Runs what of the loop has not been run yet in `folder`; returns the summary."""
-    stage = Stages(folder)
+    stage = Stages(folder, seed)
     stage.run("data", lambda: make_data(folder / "data", seed))
     stage.run("base", lambda: make_base(folder, seed))
     stage.run("sft", lambda: experiment.run(resolved(sft_config(folder, seed)), folder / "sft"))
@@ -79,18 +80,27 @@ def quickstart(folder: Path, seed: int) -> dict[str, Any]:
 
 
 class Stages:
-    """Runs each stage once, however often the whole is started, and keeps the time it took."""
+    """Runs each stage once, however often the whole is started, and keeps the time it took.
 
-    def __init__(self, folder: Path):
+    Raises:
+        ValueError: If the folder's stages are those of another seed.
+    """
+
+    def __init__(self, folder: Path, seed: int):
         self._file = folder / "stages.json"
         self.seconds: dict[str, float] = {}
-        self._done: list[str] = []
+        self._seed, self._done = seed, []
         if self._file.exists():
             kept = json.loads(self._file.read_text())
             self.seconds, self._done = kept["seconds"], kept["done"]
+            if kept["seed"] != seed:
+                raise ValueError(
+                    f"{folder} holds a quickstart of --seed={kept['seed']}, not {seed}."
+                    " Choose another --workdir."
+                )
 
     def run(self, name: str, act: Callable[[], object]) -> None:
-        """Does a stage that is not done; the time of one that was cut off counts too."""
+        """Does a stage that is not done. The time of one that was stopped counts, if it could."""
         if name in self._done:
             return
         start = time.monotonic()
@@ -101,22 +111,29 @@ class Stages:
             before = self.seconds.get(name, 0.0)
             self.seconds[name] = round(before + time.monotonic() - start, 2)
             with written_whole(self._file) as file:
-                json.dump({"seconds": self.seconds, "done": self._done}, file)
+                kept = {"seed": self._seed, "seconds": self.seconds, "done": self._done}
+                json.dump(kept, file)
 
 
 def make_data(folder: Path, seed: int) -> None:
-    """Writes problems to train on, and others to evaluate on."""
-    heldout = countdown.generate(seed=2 * seed, count=HELDOUT, unique=True, **SIZES)
-    train = countdown.generate(seed=2 * seed + 1, count=EXAMPLES, exclude=heldout, **SIZES)
+    """Writes problems: to imitate solutions of, to practise on, and to evaluate on.
+
+    No problem is in two of the sets. Practice on what SFT has shown the solutions of would
+    teach little: the model knows them by heart.
+    """
+    generate = functools.partial(countdown.generate, **SIZES)
+    heldout = generate(seed=3 * seed, count=HELDOUT, unique=True)
+    practice = generate(seed=3 * seed + 1, count=PRACTICE, unique=True, exclude=heldout)
+    train = generate(seed=3 * seed + 2, count=EXAMPLES, exclude=[*heldout, *practice])
     with new_folder(folder, replace=True) as new:
-        for name, rows in (("train", train), ("heldout", heldout)):
+        for name, rows in (("train", train), ("practice", practice), ("heldout", heldout)):
             lines = [json.dumps(row) + "\n" for row in rows]
             (new / f"{name}.jsonl").write_text("".join(lines))
 
 
 def make_base(folder: Path, seed: int) -> None:
     """Writes a fresh model and its tokenizer as a Hugging Face folder."""
-    rows = [json.loads(line) for name in ("train", "heldout") for line in read(folder, name)]
+    rows = [json.loads(line) for line in read(folder, "train")[:1000]]
     posed = [countdown.problem(row, template="plain").prompt for row in rows]
     solved = [countdown.demonstration(row, template="plain") for row in rows]
     with new_folder(folder / "base", replace=True) as new:

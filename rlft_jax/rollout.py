@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from rlft_jax.batch import Example, Responses
@@ -12,6 +14,9 @@ from rlft_jax.sampling import Completion
 from rlft_jax.tasks.problem import Problem
 from rlft_jax.training.loop import Draw
 from rlft_jax.training.step import Params
+
+# Responses of a rollout kept for people to read.
+SHOWN = 8
 
 # Scores every token of given responses under some policy.
 Score = Callable[[Params, Responses], Float[np.ndarray, "B G T"]]
@@ -88,17 +93,17 @@ class Rollout:
         self._mask_truncated, self._penalty = mask_truncated, missing_stop_penalty
         self._rollouts, self._used = 0, 0
         self._pending: Responses | None = None
+        self._metrics: Metrics = {}  # of the rollout in use
 
     def next(self, params: Params, step: int) -> Draw:
         """The next minibatch, of a new rollout by `params` when the last one is used up.
 
         Whatever a reward raises, the source stays where it was.
         """
-        metrics: Metrics = {}
         if self._pending is None:
             position = self._problems.get_state()
             try:
-                self._pending, metrics = self._roll_out(params)
+                self._pending, self._metrics = self._roll_out(params)
             except BaseException:
                 self._problems.set_state(position)
                 raise
@@ -109,7 +114,7 @@ class Rollout:
         self._used += 1
         if self._used == self._updates * self._minibatches:
             self._pending, self._used = None, 0
-        return Draw(part, metrics)
+        return Draw(part, self._metrics)
 
     def state(self) -> dict[str, Any]:
         """Position among the problems, and what is left of the last rollout."""
@@ -119,6 +124,8 @@ class Rollout:
             "rollouts": self._rollouts,
             "used": self._used,
             "pending": {name: field for name, field in fields.items() if field is not None},
+            "metrics": {name: [float(x) for x in mean] for name, mean in self._metrics.items()},
+            "table": self.table,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -126,7 +133,10 @@ class Rollout:
         self._problems.set_state(state["problems"])
         self._rollouts, self._used = state["rollouts"], state["used"]
         self._pending = Responses(**state["pending"]) if state["pending"] else None
-        self.table = []
+        self._metrics = {
+            name: Mean(*map(np.float32, mean)) for name, mean in state["metrics"].items()
+        }
+        self.table = state["table"]
 
     def _roll_out(self, params: Params) -> tuple[Responses, Metrics]:
         engine, G = self._engine, self._group_size
@@ -152,18 +162,27 @@ class Rollout:
             responses = responses._replace(reference_logprobs=scores)
         shaped = rewards - np.float32(self._penalty) * ~is_finished
         advantages = engine.advantages(
-            shaped, responses.is_response, responses.old_logprobs, responses.reference_logprobs
+            shaped,
+            responses.is_response,
+            responses.old_logprobs,
+            responses.reference_logprobs,
+            gathered_everywhere,
         )
         if self._updates * self._minibatches == 1:
             # The only update scores the policy that sampled itself: then the ratio is exactly 1.
             responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
-        self.table = _table(problems, texts, shaped, parts, advantages)
+        self.table = _table(problems, texts, shaped, parts, advantages)[:SHOWN]
         lengths = np.array([[len(c.tokens) for c in group] for group in groups])
         return (
             responses._replace(rewards=shaped, advantages=advantages),
-            rollout_metrics(rewards, parts, lengths, is_finished),
+            rollout_metrics(shaped, parts, lengths, is_finished),
         )
+
+
+def gathered_everywhere(values: np.ndarray) -> np.ndarray:
+    """The values of all processes."""
+    return values if jax.process_count() == 1 else multihost_utils.process_allgather(values)
 
 
 def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]) -> Responses:

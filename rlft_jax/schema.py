@@ -1,15 +1,16 @@
-"""What a config may say: the function or record behind each section, presets, and cross-checks.
+"""What a config may say: the function or record behind each section, and presets.
 
 A section sets keyword-only parameters, and their defaults stand in that one place.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from rlft_jax import rewards
+from rlft_jax.checks import problems_between
 from rlft_jax.config import resolve
 from rlft_jax.data.demonstrations import demonstrations
 from rlft_jax.models import lora
@@ -229,10 +230,7 @@ PRESETS = {
     }
 }
 # Settings that do not change what a step computes, so that a run may go on with others.
-MAY_DIFFER = ("steps", "every.*", "keep.*", "log.*", "stop.*", "sampling.batch_rows")
-
-BY_DEFAULT_IN_RL = ("rollout", "reward", "advantages")
-ONLY_RL = ("rollout", "sampling", "reward", "advantages")
+MAY_DIFFER = ("every.*", "keep.*", "log.*", "stop.*", "sampling.batch_rows")
 
 
 def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -249,123 +247,8 @@ def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> d
         presets=PRESETS,
         checks=[problems_between],
     )
-    if full["objective"]["name"] == "rloo":
-        for section in BY_DEFAULT_IN_RL:
-            if full[section] is None:
-                full[section] = {
-                    name: setting.default for name, setting in settings_of(SCHEMA[section]).items()
-                }
+    for section in ("rollout", "reward", "advantages"):
+        if full["objective"]["name"] == "rloo" and full[section] is None:
+            settings = settings_of(SCHEMA[section]).values()
+            full[section] = {setting.name: setting.default for setting in settings}
     return full
-
-
-def problems_between(config: dict[str, Any]) -> Iterator[str]:
-    """What is wrong between settings that are each right."""
-    is_rl = config["objective"]["name"] == "rloo"
-    if (config["steps"] is None) == (config["epochs"] is None):
-        yield (
-            f"config.steps = {config['steps']} and config.epochs = {config['epochs']}:"
-            " set one of the two."
-        )
-    yield from _sections(config, is_rl)
-    yield from _shapes(config, is_rl)
-    yield from _without_effect(config, is_rl)
-    if config["stop"]["patience"] and not config["every"]["evaluate"]:
-        yield "config.stop.patience needs evaluations; set config.every.evaluate."
-    if config["keep"]["best"] and not config["every"]["evaluate"]:
-        yield "config.keep.best needs evaluations; set config.every.evaluate."
-    yield from _metric(config, is_rl)
-    data = config["data"] or {}
-    if config["every"]["evaluate"] and not (data["holdout"] or data["heldout_path"]):
-        yield (
-            "config.every.evaluate needs held-out data; set config.data.holdout or"
-            " config.data.heldout_path."
-        )
-
-
-def _sections(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    for section in ONLY_RL:
-        if config[section] is not None and not is_rl:
-            yield f"config.{section} has no effect with config.objective.name = 'sft'; remove it."
-    if is_rl and config["sampling"] is None:
-        yield "config.sampling is missing: RLOO needs config.sampling.max_new_tokens."
-    if config["evaluation"]["samples"] and config["data"]["task"] is None:
-        yield "config.evaluation.samples needs a task to grade with; set config.data.task."
-    functions = (config["reward"] or {}).get("functions") or {"verifier": 1.0}
-    if is_rl and config["data"]["task"] is None and "verifier" in functions:
-        yield (
-            "config.reward.functions names the verifier, which belongs to a task; set"
-            " config.data.task, or name a function of your own."
-        )
-
-
-def _metric(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    metric = config["keep"]["metric"]
-    of_loss = () if is_rl else ("eval_loss", "eval_mean_token_accuracy")
-    of_answers = ("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated")
-    measured = (*of_loss, *(of_answers if is_rl or config["evaluation"]["samples"] else ()))
-    if (config["keep"]["best"] or config["stop"]["patience"]) and metric not in measured:
-        yield (
-            f"config.keep.metric = {metric!r} is not measured by this run's evaluations; choose one"
-            f" of {', '.join(measured)}."
-        )
-
-
-def _shapes(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    batch, rollout = config["batch"], config["rollout"] or {}
-    if batch["prompts"] % batch["micro_batches"]:
-        yield (
-            f"config.batch.prompts = {batch['prompts']} does not divide into"
-            f" config.batch.micro_batches = {batch['micro_batches']} equal parts."
-        )
-    if not is_rl:
-        return
-    if config["sampling"]["max_new_tokens"] >= batch["tokens"]:
-        yield (
-            f"config.sampling.max_new_tokens = {config['sampling']['max_new_tokens']} leaves no"
-            f" room for a prompt in config.batch.tokens = {batch['tokens']}."
-        )
-    if rollout.get("responses", 2) < 2:
-        yield (
-            "config.rollout.responses = 1, but RLOO compares responses to the same prompt;"
-            " set it to 2 or more."
-        )
-    if config["sampling"]["temperature"] <= 0:
-        yield "config.sampling.temperature must be above 0: greedy responses are all the same."
-
-
-def _without_effect(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    objective, data = config["objective"], config["data"]
-    if not is_rl:
-        if config["reference"] is not None:
-            yield "config.reference has no effect with config.objective.name = 'sft'; remove it."
-        return
-    for setting in ("loss_on", "too_long"):
-        default = _default(demonstrations, setting)
-        if data[setting] != default:
-            yield f"config.data.{setting} has no effect with RLOO; leave it at {default!r}."
-    if objective["ratio"] == "none":
-        for setting in ("clip_low", "clip_high", "dual_clip", "log_ratio_limit"):
-            if objective[setting] is not None:
-                yield (
-                    f"config.objective.{setting} = {objective[setting]} has no effect with"
-                    " config.objective.ratio = 'none'; set it to None, or choose another ratio."
-                )
-    if config["reference"] is not None and not needs_reference(config):
-        yield (
-            "config.reference has no effect while the KL has no weight; set"
-            " config.advantages.kl_weight or config.objective.kl_weight."
-        )
-    if config["lora"] is not None and config["reference"] is not None:
-        yield "config.reference has no effect with config.lora, whose base is the reference."
-    if config["lora"] is not None and config["lora"]["dropout"]:
-        yield "config.lora.dropout has no effect with RLOO, whose ratios need it off; set it to 0."
-
-
-def needs_reference(config: Mapping[str, Any]) -> bool:
-    """Whether anything asks for log-probabilities under the reference."""
-    in_reward = (config["advantages"] or {}).get("kl_weight", 0.0)
-    return bool(in_reward or config["objective"].get("kl_weight"))
-
-
-def _default(function: Any, setting: str) -> Any:
-    return settings_of(function)[setting].default

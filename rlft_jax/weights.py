@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from rlft_jax import loading
+from rlft_jax.checks import needs_reference
 from rlft_jax.models import peft
 from rlft_jax.plan import Plan
-from rlft_jax.schema import needs_reference
 from rlft_jax.training.step import Params, TrainState, init_state
 
 

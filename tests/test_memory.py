@@ -70,7 +70,11 @@ def test_activations_take_about_what_was_said(remat):
         train_step, graph=policy.graph, objective=sft.objective, optimizer=adamw(1), seed=0
     )
     state = init_state(policy.params, adamw(1))
-    compiled = jax.jit(step, donate_argnums=0).lower(state, {}, batch).compile()
+    compiled = (
+        jax.jit(step, donate_argnums=0, compiler_options=tiny.QUICKLY)
+        .lower(state, {}, batch)
+        .compile()
+    )
     taken = compiled.memory_analysis().temp_size_in_bytes
     one = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), make_mesh().axis_names)
     said = activation_bytes(WIDE, compute, one, responses=rows, tokens=tokens)

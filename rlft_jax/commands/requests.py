@@ -65,7 +65,7 @@ def encode_requests(
     encoded, problems = [], []
     for request, after in zip(requests, following, strict=True):
         try:
-            ids = encode_prompt(request.prompt, tokenizer, tools=request.row.get("tools"))
+            ids = encode_prompt(request.prompt, tokenizer, columns=request.row)
         except ValueError as error:
             problems.append(f"line {request.line}: {error}")
             continue

@@ -93,9 +93,12 @@ def encode_prompt(
     prompt: str | Sequence[Message],
     tokenizer: Tokenizer,
     *,
-    tools: Sequence[dict[str, Any]] | str | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Returns the ids to sample from: of a text, or of a chat with the assistant's header after it.
+
+    Args:
+        columns: Of the row; its `tools` and `chat_template_kwargs` are the template's.
 
     Raises:
         ValueError: If there is nothing to continue, or the assistant spoke last.
@@ -107,9 +110,7 @@ def encode_prompt(
         if prompt[-1]["role"] == "assistant":
             raise ValueError("A prompt ends with a turn of the assistant. Drop it, or the model.")
         ids = tokenizer.encode(
-            tokenizer.apply_template(
-                prompt, add_generation_prompt=True, **_template({"tools": tools})
-            )
+            tokenizer.apply_template(prompt, add_generation_prompt=True, **_template(columns or {}))
         )
     if not ids:
         raise ValueError("A prompt is empty, and the tokenizer puts nothing in front of texts.")

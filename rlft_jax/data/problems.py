@@ -88,8 +88,8 @@ def fitting(
 
 
 def encode_problem(problem: Problem, tokenizer: Tokenizer) -> list[int]:
-    """Returns the ids to sample from, with the tools of a `tools` column in the chat."""
-    return chat.encode_prompt(problem.prompt, tokenizer, tools=problem.columns.get("tools"))
+    """Returns the ids to sample from; the row may have `tools` and `chat_template_kwargs`."""
+    return chat.encode_prompt(problem.prompt, tokenizer, columns=problem.columns)
 
 
 def _each_posed(

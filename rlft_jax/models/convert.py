@@ -88,10 +88,13 @@ def by_place(params: Params) -> dict[Place, Any]:
     return {place: cast(Any, leaf) for place, leaf in flatten_dict(params).items()}
 
 
-def resolve(model: str, *, revision: str | None = None) -> Path:
+def resolve(model: str, *, revision: str | None = None, with_weights: bool = True) -> Path:
     """Returns the folder of a checkpoint, downloaded first if `model` is a name on the hub.
 
     Only configs, tokenizers and safetensors are fetched; code and pickles never are.
+
+    Args:
+        with_weights: Whether to fetch safetensors; configs and tokenizers always are.
 
     Raises:
         ValueError: If it is neither a folder nor a checkpoint that the hub gives us.
@@ -103,10 +106,11 @@ def resolve(model: str, *, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    ignored = ["*/*"] if with_weights else ["*/*", "*.safetensors"]
     try:
         return Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]
+                model, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=ignored
             )
         )
     except (OSError, HFValidationError) as error:

@@ -186,7 +186,7 @@ class Qwen2(nnx.Module):
         segments: Int[Array, "R T"] | None = None,
         positions: Int[Array, "R T"] | None = None,
     ) -> Float[Array, "R T D"]:
-        """Returns the last layer's normalised states; tokens see those before them in their segment."""
+        """Returns the last normalised states; tokens see those before them in their segment."""
         return self._forward(tokens, segments, positions, with_kv=False)[0]
 
     def prefill(

@@ -10,6 +10,7 @@ Four codebases call four algorithms RLOO; `PRESETS` spells each out in the setti
 `advantages` runs once per rollout, on the host; `objective` is what the step differentiates.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -73,6 +74,7 @@ def advantages(
     is_response: Bool[np.ndarray, "B G T"],
     old_logprobs: Float[np.ndarray, "B G T"] | None = None,
     reference_logprobs: Float[np.ndarray, "B G T"] | None = None,
+    everywhere: Callable[[np.ndarray], np.ndarray] = np.asarray,
     *,
     kl_weight: float = 0.0,
     kl_after_baseline: bool = False,
@@ -84,6 +86,7 @@ def advantages(
     """How much to reinforce each response token.
 
     Args:
+        everywhere: Gives the values of all processes from those of this one.
         kl_weight: Reward lost per nat of log p(response) - log p_reference(response), the k1
             estimate of Schulman's note on approximating KL; needs `old_logprobs` and
             `reference_logprobs`.
@@ -93,7 +96,7 @@ def advantages(
         reward_clip: Bound on the absolute reward, before the KL.
         advantage_limit: Bound on the absolute reward minus baseline.
         normalize: Divide by the standard deviation over all responses, after subtracting the
-            mean, as TRL does; over this process' responses when there are several.
+            mean, as TRL does.
     """
     if reward_clip is not None:
         rewards = np.clip(rewards, -reward_clip, reward_clip)
@@ -109,7 +112,8 @@ def advantages(
     if advantage_limit is not None:
         advantage = np.clip(advantage, -advantage_limit, advantage_limit)
     if normalize:
-        advantage = (advantage - advantage.mean()) / (advantage.std(ddof=1) + 1e-4)
+        of_all = everywhere(advantage)
+        advantage = (advantage - of_all.mean()) / (of_all.std(ddof=1) + 1e-4)
     per_token = np.broadcast_to(advantage[..., None], is_response.shape)
     if kl_after_baseline:
         per_token = per_token - kl_weight * kl[..., ::-1].cumsum(-1)[..., ::-1]

@@ -53,14 +53,12 @@ def log(report: Report | None, advance: Advance, *, every: int, steps: int) -> H
     return hook
 
 
-def table(
-    report: Report | None, rows: Callable[[], list[dict[str, Any]]], *, every: int, most: int = 8
-) -> Hook:
+def table(report: Report | None, rows: Callable[[], list[dict[str, Any]]], *, every: int) -> Hook:
     """Writes responses of a rollout for people to read."""
 
     def hook(progress: Progress) -> None:
         if report is not None and is_due(progress.step, every):
-            report.samples(progress.step, rows()[:most])
+            report.samples(progress.step, rows())
 
     return hook
 
@@ -192,7 +190,7 @@ def end(
         if preemption.should_stop(progress.step):
             saver.save()
             raise SystemExit(EXIT_PREEMPTED)
-        if is_due(progress.step, log_every, steps):
+        if is_due(progress.step, log_every or skipped, steps):
             in_a_row = int(progress.state.skipped[1])
             if in_a_row >= skipped:
                 saver.save()

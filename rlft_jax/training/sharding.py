@@ -4,7 +4,9 @@ Rows of a batch are dealt over `data` and `fsdp`; parameters and the optimizer's
 over `fsdp` and `tensor`, and repeated over `data`.
 """
 
+import functools
 import re
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -112,5 +114,10 @@ def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:
     """Arrays whole on a device of this process, gathered from the others if need be."""
     if jax.process_count() == 1:
         return tree
-    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+    return jax.tree.map(lambda x: x.addressable_data(0), _gatherer(mesh)(tree))
+
+
+@functools.cache
+def _gatherer(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """One compiled program for all calls."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))

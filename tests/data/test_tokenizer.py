@@ -36,7 +36,9 @@ def test_real_chats_give_the_text_and_ids_they_should(shared_data, qwen):
         assert text == case["text"]
         assert tokenizer.encode(text) == case["ids"]
         if case["add_generation_prompt"] and case["messages"][-1]["role"] != "assistant":
-            assert encode_prompt(case["messages"], tokenizer, tools=tools) == case["ids"]
+            assert (
+                encode_prompt(case["messages"], tokenizer, columns={"tools": tools}) == case["ids"]
+            )
 
 
 def test_qwen_stops_at_the_ends_of_texts_and_of_turns(qwen):
