@@ -56,7 +56,7 @@ class Engine(NamedTuple):
 
 
 class Rollout:
-    """Samples `responses` to each problem of a batch and rewards them; then deals them out.
+    """Samples responses to the problems of a batch and rewards them; then deals them out.
 
     A rollout lasts for `updates` x `minibatches` steps. What is left of it is part of the state,
     so a run may stop between any two of them.

@@ -26,7 +26,7 @@ class Run:
     """The top level.
 
     Attributes:
-        seed: Of the order of data, of sampling, dropout and new adapters.
+        seed: Decides the order of data, sampling, dropout and new adapters.
         steps: Optimizer steps; either this or `epochs`.
         epochs: Times that the data is gone through; may be a fraction.
         reference: Checkpoint that the KL is measured to; the one that training starts from if

@@ -98,7 +98,7 @@ def test_a_rollout_holds_what_was_sampled():
     expected = rloo.leave_one_out(made.rewards.astype(np.float64))
     np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(draw.metrics["reward"].value, made.rewards.mean(), rtol=1e-6)
-    assert len(source.table) == 12
+    assert [row["reward"] for row in source.table] == made.rewards.ravel()[:8].tolist()
 
 
 @pytest.mark.parametrize("stop", range(8))
@@ -131,9 +131,15 @@ def test_every_update_sees_every_minibatch_of_one_rollout():
     assert seen[4].lengths.tolist() != seen[0].lengths.tolist()
 
 
-def test_metrics_of_a_rollout_are_reported_once():
-    source = Rollout(stream(), engine(old_score=scored(-1.0)), responses=2, updates=2)
-    assert [bool(source.next(PARAMS, i).metrics) for i in range(4)] == [True, False] * 2
+def test_metrics_and_texts_last_as_long_as_their_rollout():
+    make = lambda: Rollout(stream(), engine(old_score=scored(-1.0)), responses=2, updates=2)
+    source = make()
+    first, second, third = (source.next(PARAMS, i).metrics["reward"] for i in range(3))
+    assert first == second != third
+    resumed = make()
+    resumed.restore(source.state())
+    assert resumed.table == source.table
+    assert resumed.next(PARAMS, 4).metrics["reward"] == third
 
 
 def test_several_processes_sample_what_one_would():
@@ -174,8 +180,9 @@ def test_what_was_cut_off_loses_reward():
     lost = plain.responses.rewards - draw.responses.rewards
     np.testing.assert_array_equal(lost, 5.0 * is_cut)
     assert draw.responses.rewards.dtype == np.float32
-    # What is reported is the reward that the functions gave.
-    assert draw.metrics["reward"] == plain.metrics["reward"]
+    np.testing.assert_allclose(draw.metrics["reward"].value, draw.responses.rewards.mean())
+    # Parts are reported as the functions gave them.
+    assert draw.metrics["rewards/length/mean"] == plain.metrics["rewards/length/mean"]
     np.testing.assert_allclose(draw.metrics["completions/clipped_ratio"].value, is_cut.mean())
 
 

@@ -54,23 +54,26 @@ def demonstrations(
     loss_on: chat.LossOn = "assistant",
     too_long: TooLong = "drop",
 ) -> Demonstrations:
-    """Reads and encodes what a run learns from; the keyword arguments are `config.data`.
+    """Reads and encodes what a run learns from.
 
     Args:
         tokenizer: Of the model.
         tokens: The most that an example may have.
         seed: Chooses the rows that are held out.
         progress: Called with the rows done and the rows there are, of each data set.
-        path: A file, folder or hub name; see `readers.read_rows`, as for `split` and `subset`.
+        path: A JSONL (also .gz), JSON or Parquet file, a folder of them, or a name on the hub.
         mixture: Instead of `path`, several data sets: each has its `path` and `weight`, and what
             differs from the settings here.
+        split: Which split of a folder or hub data set; may be a slice such as train[:1000].
+        subset: Which configuration of a hub data set.
         limit: Use the first rows of each data set only.
         task: Makes prompts and completions from the rows' own columns.
         template: How the task poses its problems.
         holdout: How many rows of each data set, or which share, are held out.
         heldout_path: Instead, a data set to evaluate on; of it `holdout` rows (0: all) are taken.
         heldout_split: Which split of it.
-        loss_on: Which tokens are trained on; see `chat.pieces`.
+        loss_on: Which tokens are trained on: all turns of the assistant, its last one, or all
+            there is.
         too_long: What happens to rows of more than `tokens` tokens.
 
     Raises:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -53,7 +54,8 @@ def read_rows(
     Args:
         path: A .jsonl, .json or .parquet file (.gz after the first two is fine), a folder that
             `datasets` wrote or can load, or a hub name.
-        split: Which split of a folder or hub data set; a file has no splits.
+        split: Which split of a folder or hub data set, or a slice such as "train[:1000]". A file
+            has one split, whatever its name, which can be sliced by rows.
         subset: Which configuration of a hub data set, where it has several.
         limit: Read the first rows only.
 
@@ -63,17 +65,28 @@ def read_rows(
     name = os.fspath(path)
     source = pathlib.Path(name)
     if source.is_file():
-        table = _read_file(source, limit)
+        is_whole = _slice(split) == slice(None)
+        table = _read_file(source, limit if is_whole else None)
     elif source.suffix in (*_READERS, ".gz"):
         raise ValueError(f"data.path = {name!r} does not exist.")
     elif source.is_dir() or HUB_NAME.fullmatch(name):
         table = _load_dataset(name, split, subset)
     else:
         raise ValueError(f"data.path = {name!r} is not a file or folder, nor can it be a hub name.")
-    rows = Rows(table, range(len(table) if limit is None else min(limit, len(table))))
+    which = range(len(table))[_slice(split) if source.is_file() else slice(None)][:limit]
+    rows = Rows(table, which)
     if not rows:
-        raise ValueError(f"data.path = {name!r} has no rows (limit = {limit}).")
+        raise ValueError(f"data.path = {name!r} has no rows (split = {split}, limit = {limit}).")
     return rows
+
+
+def _slice(split: str) -> slice:
+    """The rows of a file that "train[1200:2000]" means; all for "train"."""
+    found = re.fullmatch(r"\w+(?:\[(\d*):(\d*)\])?", split)
+    if not found:
+        raise ValueError(f"data.split = {split!r} is no split of a file. Write train[1200:2000].")
+    start, stop = (int(text) if text else None for text in found.groups())
+    return slice(start, stop)
 
 
 def split_holdout(rows: Sequence[Row], holdout: int | float, *, seed: int) -> tuple[Rows, Rows]:

@@ -88,8 +88,7 @@ def advantages(
     Args:
         everywhere: Gives the values of all processes from those of this one.
         kl_weight: Reward lost per nat of log p(response) - log p_reference(response), the k1
-            estimate of Schulman's note on approximating KL; needs `old_logprobs` and
-            `reference_logprobs`.
+            estimate of the KL to the reference.
         kl_after_baseline: Subtract the KL of a token and those after it from the token's
             advantage, rather than that of the response from its reward.
         kl_limit: Bound on the absolute KL estimate of a token.
@@ -143,13 +142,13 @@ def objective(
             `token`: the ratio of each token's. At the first update they have one gradient up
             to the aggregation's weights.
         clip_low: Ratios below 1 - clip_low stop counting where that would lower the loss.
-        clip_high: The same above 1 + clip_high.
+        clip_high: Ratios above 1 + clip_high stop counting likewise.
         dual_clip: Bound on the ratio of what is discouraged (Ye et al., 2019,
             arXiv:1912.09729, eq. 5).
         log_ratio_limit: Bound on the absolute log-ratio, against overflow.
         aggregation: Mean over responses of the sum over their tokens, or mean over tokens.
         kl_weight: Weight of the KL to the reference in the loss, summed over tokens and
-            averaged as `aggregation` says; needs `config.reference`.
+            averaged as `aggregation` says.
         kl_estimator: log-ratio (k1), half its square (k2), or the unbiased low-variance
             estimate exp(-x) - 1 + x (k3).
         importance_cap: Weighs each token, or each response where the ratio is of responses, by

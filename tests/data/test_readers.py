@@ -108,3 +108,15 @@ def test_held_out_rows_are_others_and_follow_the_seed():
 def test_a_holdout_that_leaves_nothing_or_is_no_number_of_rows_is_refused(holdout):
     with pytest.raises(ValueError, match=r"data\.holdout"):
         split_holdout([{"n": n} for n in range(100)], holdout, seed=0)
+
+
+def test_a_file_can_be_sliced_like_a_split(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"n": {n}}}\n' for n in range(6)))
+    numbers = lambda **how: [row["n"] for row in read_rows(file, **how)]
+    assert numbers(split="train[:4]") == [0, 1, 2, 3]
+    assert numbers(split="train[4:]", limit=1) == [4]
+    with pytest.raises(ValueError, match="no rows"):
+        numbers(split="train[6:]")
+    with pytest.raises(ValueError, match="no split of a file"):
+        numbers(split="train[:50%]")
