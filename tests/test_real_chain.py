@@ -10,6 +10,7 @@ import pytest
 from rlft_jax.data.readers import read_rows
 from rlft_jax.main import main
 from rlft_jax.tasks import countdown
+from tests import tiny_run
 from tests.models import stories
 from tests.tiny_run import lines, values
 
@@ -72,7 +73,12 @@ def chain(shared_data, problems, tmp_path_factory) -> Path:
         "data.heldout_path": problems / "solution_steps_eval.jsonl.gz",
     }
     train("countdown_sft", folder / "sft", {**SFT, **files, "model.path": base})
-    files = {"data.path": problems / "tasks_3to4_train.jsonl.gz"}
+    # So short an SFT solves nothing, which would leave nothing to reinforce.
+    digits = tiny_run.write_reward(folder / "reward.py")
+    files = {
+        "data.path": problems / "tasks_3to4_train.jsonl.gz",
+        "reward.functions": {"verifier": 1.0, digits: 1.0},
+    }
     train("countdown_rloo", folder / "rloo", {**RLOO, **files, "model.path": folder / "sft"})
     rlft("export", f"--run={folder}/rloo", f"--out={folder}/export", "--dtype=float32")
     return folder

@@ -73,6 +73,17 @@ class TestAdvantages:
         np.testing.assert_allclose(each.mean(), 0, atol=1e-7)
         np.testing.assert_allclose(each.std(ddof=1), 1, rtol=1e-4)
 
+    def test_processes_are_normalised_together(self):
+        rewards = np.random.default_rng(0).standard_normal((4, 2))
+        mask = np.ones((4, 2, 3), bool)
+        alone = rloo.advantages(rewards, mask, normalize=True)
+        everywhere = lambda _: rloo.leave_one_out(rewards)
+        halves = [
+            rloo.advantages(rewards[part], mask[part], None, None, everywhere, normalize=True)
+            for part in (slice(2), slice(2, 4))
+        ]
+        np.testing.assert_array_equal(np.concatenate(halves), alone)
+
     def test_equal_rewards_normalised_are_still_nothing(self):
         advantages = rloo.advantages(np.ones((2, 3)), np.ones((2, 3, 4), bool), normalize=True)
         np.testing.assert_array_equal(advantages, 0)
