@@ -24,9 +24,9 @@ from rlft_jax.tasks import countdown
 from rlft_jax.training.run_directory import versions
 
 TASK = dict(task="countdown", template="plain")
-SIZES: dict[str, Any] = dict(numbers=(3,), largest=15, targets=(10, 99))
-EXAMPLES, PRACTICE, HELDOUT, SAMPLES = 20_000, 2_500, 512, 8
-MAX_NEW_TOKENS = 32
+SIZES: dict[str, Any] = dict(numbers=(3,), largest=20, targets=(10, 99))
+EXAMPLES, PRACTICE, HELDOUT, SAMPLES = 20_000, 5_500, 512, 8
+TOKENS, MAX_NEW_TOKENS = 32, 24
 # Numbers of two digits and the tags of an answer are one token each: sums become a table to learn.
 WORDS = [*map(str, range(10, 100)), countdown.OPEN, countdown.CLOSE]
 VOCABULARY = 272
@@ -42,7 +42,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
             optimizer=dict(name="adamw", learning_rate=3e-3, warmup_steps=20, weight_decay=0.01),
-            batch=dict(prompts=64, tokens=48, packed=False),
+            batch=dict(prompts=64, tokens=TOKENS, packed=False),
             every=dict(log=10, save=100),
         )
     )
@@ -53,14 +53,14 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=400,
+            steps=550,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),
             sampling=dict(max_new_tokens=MAX_NEW_TOKENS, batch_rows=512),
             objective=dict(name="rloo", ratio="token", aggregation="token"),
             optimizer=dict(name="adamw", learning_rate=5e-4, schedule="linear", warmup_steps=20),
-            batch=dict(prompts=32, tokens=48, packed=False),
+            batch=dict(prompts=32, tokens=TOKENS, packed=False),
             every=dict(log=5, save=50, samples=25),
         )
     )
@@ -148,7 +148,7 @@ def make_base(folder: Path, seed: int) -> None:
             head_width=16,
             feed_forward=256,
             rope_theta=10_000.0,
-            max_positions=256,
+            max_positions=128,
         )
         model = Qwen2(architecture, rngs=nnx.Rngs(jax.random.key(seed)))
         params = nnx.to_pure_dict(nnx.split(model)[1])

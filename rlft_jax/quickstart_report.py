@@ -30,7 +30,7 @@ def show(folder: Path, summary: dict[str, Any]) -> None:
         f"{spec['problems']} held-out problems, {spec['samples']} samples each at temperature"
         f" {spec['temperature']}, seed {spec['seed']}; {spec['intervals']}."
     )
-    table("Countdown, three numbers up to 15", COLUMNS, rows, caption=caption)
+    table("Countdown, three numbers up to 20", COLUMNS, rows, caption=caption)
     total = summary["seconds"]["total"]
     write_report(
         folder / "report.html",

@@ -4,7 +4,7 @@
 def quickstart(*, workdir: str = "quickstart", seed: int = 0) -> None:
     """The whole loop on this machine in minutes: SFT, RLOO, best-of-N, export.
 
-    A tiny model, made on the spot, learns Countdown with three numbers up to 15. Killed and
+    A tiny model, made on the spot, learns Countdown with three numbers up to 20. Killed and
     started again, it goes on where it was.
 
     Args:
