@@ -37,7 +37,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=900,
+            steps=800,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
@@ -53,7 +53,7 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=550,
+            steps=600,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),

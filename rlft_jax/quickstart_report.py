@@ -11,7 +11,7 @@ from rlft_jax.progress import duration, table
 from rlft_jax.svg_chart import Chart
 
 STAGES = {"sft": "SFT", "rloo": "SFT, then RLOO"}
-COLUMNS = ("", "pass@1", "best of 8, verifier", "best of 8, majority", "formatted", "truncated")
+COLUMNS = ("", "pass@1", "best of 8, verifier", "best of 8, majority", "formatted")
 CURVES = {
     "sft": [("loss", "Loss of SFT", "nats per token")],
     "rloo": [
@@ -56,7 +56,6 @@ def _row(label: str, result: dict[str, Any]) -> list[str]:
         best["verifier"]["8"],
         best["majority"]["8"],
         result["formatted"],
-        result["truncated"],
     ]
     return [label, *(with_interval(estimate) for estimate in found)]
 

@@ -51,7 +51,7 @@ def test_rows_of_a_file_are_posed(run, tmp_path):
     result = run(data=str(data), limit=None)
     assert list(result["groups"]) == ["3 numbers", "4 numbers"]
     assert result["spec"]["data"] == str(data)
-    assert "44 19 35 = 98" in result["completions"][0]["prompt"]
+    assert "44,19,35=98" in result["completions"][0]["prompt"]
 
 
 def test_problems_that_are_made_are_always_the_same():
