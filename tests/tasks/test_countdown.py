@@ -176,7 +176,7 @@ def test_derivations_are_written_like_the_real_ones():
         "<answer> 44 + (35 + 19) </answer>"
     )
     plain = demonstration(row, template="plain")
-    assert plain == " 35 + 19 = 54 ; 44 + 54 = 98 ; <answer> 44+(35+19) </answer>"
+    assert plain == "35+19=54;44+54=98;<answer>44+(35+19)</answer>"
 
 
 def test_the_rows_own_derivation_is_used():
@@ -184,7 +184,7 @@ def test_the_rows_own_derivation_is_used():
     assert demonstration(row) == row["answer"]
     assert demonstration(row, template="chat") == f"<think>\n{row['answer']}"
     plain = demonstration(row, template="plain")
-    assert plain == " 8 + 3 = 11 ; 11 + 5 = 16 ; <answer> (8+3)+5 </answer>"
+    assert plain == "8+3=11;11+5=16;<answer>(8+3)+5</answer>"
 
 
 def test_reasoning_of_a_response_is_closed_before_its_answer():
