@@ -4,8 +4,8 @@ r"""RLOO on Countdown against the rule verifier, from an SFT checkpoint.
         --config.model.path=runs/countdown_sft
 
 The model to start from, which is the KL's reference too, may also be a Hugging Face folder or hub
-name. Problems of your own: --config.data.path=FILE.jsonl with `nums` and `target`; leave out of it
-what the SFT was trained on, as the split does here.
+name. Problems of your own: --config.data.path=FILE.jsonl --config.data.split=train, with `nums`
+and `target`; leave out of them what the SFT was trained on, as the split does here.
 
 arXiv:2506.21560 reports no RLOO on Countdown (the script in the authors' repository was a stub).
 From its runs on UltraFeedback come 4 responses a prompt and the weight 0.03 of the KL in the

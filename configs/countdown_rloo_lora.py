@@ -9,7 +9,8 @@ A PEFT adapter is of use only with its base, so export the SFT run as a folder f
 from that folder, if the adapter is to be published alone. The adapters are those of
 arXiv:2506.21560 without their dropout, which would disturb the ratios; the learning rate is ours.
 
-Problems of your own: --config.data.path=FILE.jsonl with `nums` and `target`.
+Problems of your own: --config.data.path=FILE.jsonl --config.data.split=train, with `nums` and
+`target`.
 
 Written for one accelerator of 16 GiB or more; not measured yet.
 """

@@ -3,8 +3,9 @@
     rlft train --config=configs/countdown_sft.py --workdir=runs/countdown_sft
 
 The rows are problems (`nums`, `target`); their derivations are written by our solver. Rows of
-your own: --config.data.path=FILE.jsonl. With a derivation in a column `answer` or `response` they
-are used as they are; rows of `prompt` and `completion` need --config.data.task=none as well.
+your own: --config.data.path=FILE.jsonl --config.data.split=train. With a derivation in a column
+`answer` or `response` they are used as they are; rows of `prompt` and `completion` need
+--config.data.task=none as well.
 
 From the authors' code come full parameters, 1,000 rows, 10 epochs, batch 16, learning rate 5e-6,
 weight decay 0.01, warm-up over 100 steps and cosine decay; from their text SFT, early stopping

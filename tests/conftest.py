@@ -14,7 +14,7 @@ import pytest
 # Shapes in signatures are checked at run time, but only while testing.
 jaxtyping.install_import_hook("rlft_jax", "beartype.beartype").__enter__()
 
-import jax
+import jax  # noqa: E402 - after the hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -207,4 +207,4 @@ def _kl(log_ratio: Float[Array, "R T"], estimator: str) -> Float[Array, "R T"]:
         return log_ratio
     if estimator == "k2":
         return log_ratio**2 / 2
-    return jnp.exp(-log_ratio) - 1 + log_ratio
+    return jnp.expm1(-log_ratio) + log_ratio  # exp(-x) - 1 would round small KLs to 0
