@@ -128,6 +128,9 @@ def _without_effect(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
             f"config.data.holdout = {data['holdout']} is a share, but with config.data.heldout_path"
             " it says how many rows to take from there; give a whole number, or 0 for all."
         )
+    optimizer = config["optimizer"]
+    if optimizer["schedule"] == "constant" and optimizer["final_share"]:
+        yield "config.optimizer.final_share has no effect with a constant schedule; set it to 0."
     if config["log"]["wandb"] is not None and importlib.util.find_spec("wandb") is None:
         yield "config.log.wandb needs wandb, which is not installed: pip install 'rlft_jax[wandb]'."
     if not is_rl:
