@@ -133,6 +133,11 @@ class Packing(NamedTuple):
     lengths: Int[np.ndarray, "B G"]
     shape: tuple[int, int, int]
 
+    @property
+    def order(self) -> Int[np.ndarray, " B"]:
+        """Prompts in the order in which segments count."""
+        return np.lexsort((self.segment[:, 0], self.micro_batch[:, 0]))
+
     def lay(self, field: np.ndarray) -> np.ndarray:
         """Lays a padded per-token field `[B, G, T]` into the rows `[M, R, T]`."""
         rows = np.zeros(self.shape, field.dtype)
@@ -237,9 +242,7 @@ def pack(responses: Responses, packing: Packing) -> Batch:
     M = packing.shape[0]
     B, G, T = responses.tokens.shape
     ones = np.ones((B, G, T), np.int32)
-    # Per-response fields in the order in which segments count.
-    order = np.lexsort((packing.segment[:, 0], packing.micro_batch[:, 0]))
-    per_response = lambda x: None if x is None else x[order].reshape(M, B // M, G)
+    per_response = lambda x: None if x is None else x[packing.order].reshape(M, B // M, G)
     fields = {name: getattr(responses, name) for name in PER_TOKEN}
     return Batch(
         tokens=packing.lay(responses.tokens),

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlft_jax import statistics
 from rlft_jax.progress import progress
-from rlft_jax.sampling import Completion
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks import TASKS
 from rlft_jax.tasks.problem import Grade, Problem, lookup
 from rlft_jax.training.run_directory import versions

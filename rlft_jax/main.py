@@ -14,8 +14,15 @@ from typing import Any
 
 from absl import flags
 
+from rlft_jax.config.settings import (
+    Setting,
+    closest,
+    describe_settings,
+    describe_type,
+    parse,
+    settings_of,
+)
 from rlft_jax.environment import prepare_environment
-from rlft_jax.settings import Setting, closest, describe_settings, describe_type, parse, settings_of
 
 COMMANDS = {
     "quickstart": "The whole loop on this machine in minutes: SFT, RLOO, best-of-N, export.",
@@ -223,8 +230,8 @@ def _description(function: Callable) -> str:
 
 
 def _config_help() -> str:
-    schema = importlib.import_module("rlft_jax.schema")
-    config = importlib.import_module("rlft_jax.config")
+    schema = importlib.import_module("rlft_jax.config.schema")
+    config = importlib.import_module("rlft_jax.config.binding")
     return config.describe(schema.SCHEMA, schema.PRESETS)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from rlft_jax.batch import Example, Responses
 from rlft_jax.metrics import Mean, Metrics
-from rlft_jax.sampling import Completion
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 from rlft_jax.training.loop import Draw
 from rlft_jax.training.step import Params

@@ -7,7 +7,7 @@ import pytest
 
 from rlft_jax import evaluate as evaluation
 from rlft_jax.evaluate import evaluate
-from rlft_jax.sampling import Completion
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks import countdown
 
 RIGHT = "<answer> 1 + 2 + 3 </answer>"

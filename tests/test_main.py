@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from rlft_jax import environment, main
-from rlft_jax.settings import fit
+from rlft_jax.config.settings import fit
 
 received: dict = {}
 

@@ -12,7 +12,7 @@ from rlft_jax.batch import Responses
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.objectives import rloo
 from rlft_jax.rollout import Engine, Rollout
-from rlft_jax.sampling import Completion
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 
 PROBLEMS = [Problem(f"problem {i}", {"number": i}) for i in range(10)]

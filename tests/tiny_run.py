@@ -12,12 +12,12 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from rlft_jax import experiment
+from rlft_jax.config.schema import resolved
 from rlft_jax.data.tiny_tokenizer import save_tiny_tokenizer
 from rlft_jax.data.tokenizer import load_tokenizer
 from rlft_jax.models import convert
 from rlft_jax.models.qwen2 import Architecture, Qwen2
-from rlft_jax.schema import resolved
+from rlft_jax.runs import experiment
 from rlft_jax.tasks import countdown
 from rlft_jax.training import host_state, manifest, step_folders
 from rlft_jax.training.checkpoint import Checkpoints

@@ -13,9 +13,9 @@ from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.readers import read_rows
 from rlft_jax.evaluate import with_interval
 from rlft_jax.files import written_whole
-from rlft_jax.loading import Origin, Policy, find, load
 from rlft_jax.models.qwen2 import Compute
-from rlft_jax.sampling import SamplingSettings
+from rlft_jax.runs.loading import Origin, Policy, find, load
+from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import TASKS, countdown
 from rlft_jax.tasks.problem import Problem, lookup
 

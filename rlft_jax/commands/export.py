@@ -21,7 +21,7 @@ def export(
         dtype: Type of the weights in the files.
         adapter: Write the adapters alone, for PEFT; otherwise the whole model, adapters merged.
     """
-    from rlft_jax import exporting
+    from rlft_jax.runs import exporting
 
     exporting.export(run, Path(out), step=step, dtype=dtype, adapter=adapter)
     print(f"Wrote {out}.")

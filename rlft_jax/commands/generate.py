@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rlft_jax.commands.policies import Dtype, policy_sampler
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
-from rlft_jax.loading import Policy, find, load
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
-from rlft_jax.sampling import Completion, SamplingSettings
+from rlft_jax.runs.loading import Policy, find, load
+from rlft_jax.sampling.sampler import Completion, SamplingSettings
 
 
 def generate(

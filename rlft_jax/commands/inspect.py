@@ -10,18 +10,18 @@ def inspect(*, config: str, examples: int = 3, overrides: Sequence[tuple[str, st
         config: Config file; settings can be changed as for `rlft train`.
         examples: How many to show.
     """
-    from rlft_jax.config import read
-    from rlft_jax.schema import resolved
+    from rlft_jax.config.binding import read
+    from rlft_jax.config.schema import resolved
 
     settings = resolved(read(config), overrides)
 
     import numpy as np
 
-    from rlft_jax import loading
     from rlft_jax.batch import Example
     from rlft_jax.data import inspection
     from rlft_jax.data.problems import encode_problem
-    from rlft_jax.plan import count_steps, is_rl, read_data
+    from rlft_jax.runs import loading
+    from rlft_jax.runs.plan import count_steps, is_rl, read_data
 
     origin = loading.find(settings["model"]["path"])
     data = read_data(settings, origin)

@@ -12,10 +12,10 @@ from rlft_jax.batch import Batch, Example, Responses, first_fit, pack
 from rlft_jax.commands.policies import Dtype
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
-from rlft_jax.loading import Policy, find, load
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
+from rlft_jax.runs.loading import Policy, find, load
 
 
 def logprobs(

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal
 
-from rlft_jax.loading import Origin, Policy, read_config
-from rlft_jax.sampling import Sampler, SamplingSettings
-from rlft_jax.settings import settings_of
+from rlft_jax.config.settings import settings_of
+from rlft_jax.runs.loading import Origin, Policy, read_config
+from rlft_jax.sampling.sampler import Sampler, SamplingSettings
 from rlft_jax.tasks import TASKS
 
 Dtype = Literal["float32", "bfloat16"]

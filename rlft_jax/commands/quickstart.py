@@ -13,9 +13,8 @@ def quickstart(*, workdir: str = "quickstart", seed: int = 0) -> None:
     """
     from pathlib import Path
 
-    from rlft_jax import quickstart as loop
-    from rlft_jax import quickstart_report
+    from rlft_jax.quickstart import loop
 
     folder = Path(workdir).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    quickstart_report.show(folder, loop.quickstart(folder, seed))
+    report.show(folder, loop.quickstart(folder, seed))

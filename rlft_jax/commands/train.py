@@ -12,11 +12,11 @@ def train(*, config: str, workdir: str, overrides: Sequence[tuple[str, str]] = (
         config: Config file; any setting of it can be changed with --config.SECTION.SETTING=VALUE.
         workdir: Where the run's checkpoints, metrics and samples go.
     """
-    from rlft_jax.config import read
-    from rlft_jax.schema import resolved
+    from rlft_jax.config.binding import read
+    from rlft_jax.config.schema import resolved
 
     settings = resolved(read(config), overrides)
 
-    from rlft_jax import experiment
+    from rlft_jax.runs import experiment
 
     experiment.run(settings, workdir)

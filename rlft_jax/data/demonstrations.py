@@ -10,9 +10,9 @@ import numpy as np
 
 from rlft_jax.batch import Example
 from rlft_jax.data import chat
+from rlft_jax.data.mixtures import Part, divide, sources
 from rlft_jax.data.readers import Rows
 from rlft_jax.data.report import Report
-from rlft_jax.data.sources import Part, divide, sources
 from rlft_jax.data.tokenizer import Tokenizer, stop_ids
 from rlft_jax.tasks.problem import Row
 

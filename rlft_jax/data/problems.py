@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlft_jax.data import chat
+from rlft_jax.data.mixtures import Part, Source, divide, sources
 from rlft_jax.data.readers import Rows
 from rlft_jax.data.report import Report
-from rlft_jax.data.sources import Part, Source, divide, sources
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Problem, Row
 

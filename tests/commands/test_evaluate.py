@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from rlft_jax import loading
 from rlft_jax.commands import evaluate as command
 from rlft_jax.commands import policies
 from rlft_jax.commands.evaluate import evaluate, read_problems
+from rlft_jax.runs import loading
 from rlft_jax.training.run_directory import RunDirectory
 
 

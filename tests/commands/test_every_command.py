@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from rlft_jax import main
-from rlft_jax.settings import settings_of, summary
+from rlft_jax.config.settings import settings_of, summary
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

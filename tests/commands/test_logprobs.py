@@ -10,7 +10,7 @@ from flax import nnx
 
 from rlft_jax.commands import logprobs as command
 from rlft_jax.commands.logprobs import logprobs
-from rlft_jax.loading import load
+from rlft_jax.runs.loading import load
 
 ROWS = [
     {"prompt": "2 + 2 = ", "completion": "4<end>", "id": 0},

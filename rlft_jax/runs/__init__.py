@@ -1,0 +1,1 @@
+"""One run put together: what it starts from, learns from, measures and leaves behind."""

@@ -1,0 +1,242 @@
+"""One run: its parts put together, and the loop."""
+
+import contextlib
+import functools
+import json
+import math
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import jax
+
+from rlft_jax.config.binding import bind
+from rlft_jax.config.schema import MAY_DIFFER
+from rlft_jax.models.digest import digest
+from rlft_jax.objectives import OBJECTIVES
+from rlft_jax.progress import is_first_process, progress
+from rlft_jax.rewards import RewardError
+from rlft_jax.rollout import Rollout
+from rlft_jax.runs import held_out, loading, weights
+from rlft_jax.runs.plan import Config, Plan, make_plan
+from rlft_jax.runs.sources import make_source
+from rlft_jax.training import hooks, memory
+from rlft_jax.training.checkpoint import Checkpoints
+from rlft_jax.training.loop import Hook, Source, Step, Stopped
+from rlft_jax.training.loop import run as loop
+from rlft_jax.training.preemption import Preemption
+from rlft_jax.training.report import Report
+from rlft_jax.training.run_directory import (
+    RunDirectory,
+    check_config,
+    lock,
+    record_config,
+    record_versions,
+)
+from rlft_jax.training.sharding import replicated
+from rlft_jax.training.step import Params, TrainState, train_step
+
+
+def run(config: Config, workdir: str | Path) -> None:
+    """Trains what a resolved config says, or goes on with the run in `workdir`.
+
+    Raises:
+        ValueError: If something that the config names does not fit, or the run was begun with
+            another config.
+        SystemExit: With `EXIT_PREEMPTED` after a request to stop, all being saved.
+    """
+    directory = RunDirectory(Path(workdir).expanduser().absolute())
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        if is_first_process():
+            check_config(directory, config, may_differ=may_differ(directory, config))
+        plan = make_plan(config)  # whatever cannot be used is found before anything is written
+        if is_first_process():
+            stack.enter_context(lock(directory))
+            record_config(directory, config, may_differ=may_differ(directory, config))
+            record_versions(directory)
+            loading.keep_small_files(plan.origin, directory)
+        train(plan, directory, preemption)
+
+
+def may_differ(directory: RunDirectory, config: Config) -> Collection[str]:
+    """Settings that need not be those the run began with: all, while nothing has been saved."""
+    if not loading.is_begun(directory):
+        return ("*",)
+    # Other schedules depend on the length of the run, so a longer one would have gone otherwise.
+    is_constant = config["optimizer"]["schedule"] == "constant"
+    return (*MAY_DIFFER, "steps", "epochs") if is_constant else MAY_DIFFER
+
+
+def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
+    """Trains from the newest checkpoint, or from the start."""
+    checkpoints = loading.checkpoints(directory, plan.config)
+    begun = checkpoints.latest() or 0
+    if not begun and checkpoints.damaged:
+        raise ValueError(
+            f"No checkpoint in {directory.checkpoints} is whole: {checkpoints.damaged}."
+            " Restore one of them, or choose another --workdir to begin again."
+        )
+    history = past_evaluations(plan.config, directory, begun)
+    if begun >= plan.steps:
+        say(f"{directory.path} is at step {begun} of {plan.steps}: nothing is left to do.")
+        return
+    if history is not None and history.is_over(plan.config["stop"]["patience"]):
+        say(f"{directory.path} stopped early at step {begun}; raise config.stop.patience to go on.")
+        return
+    say(summary(plan, begun))
+
+    frozen = weights.load_frozen(plan)
+    reference = weights.load_reference(plan, frozen)
+    facts = {"frozen": digest(frozen), "reference": digest(reference)}
+    source = make_source(plan, frozen, reference)
+    state = restored(plan, checkpoints, begun, source, facts) or weights.load_state(plan)
+
+    with contextlib.ExitStack() as stack:
+        report = None
+        if is_first_process():
+            report = Report(directory, after=begun, **plan.config["log"])
+            stack.callback(report.close)
+        saver = hooks.Saver(
+            checkpoints,
+            source,
+            report,
+            history,
+            facts,
+            every=plan.config["every"]["save"],
+            steps=plan.steps,
+        )
+        bar = stack.enter_context(progress("Training", plan.steps, unit="steps", done=begun))
+        after_step = make_hooks(plan, frozen, source, report, history, saver, preemption, bar)
+        step = compiled_step(plan, frozen)
+        try:
+            loop(state, source, plan.feed, step, steps=plan.steps, hooks=after_step)
+        except Stopped as reason:
+            say(f"Stopped early: {reason}.")
+        except RewardError:
+            saver.save()
+            raise
+
+
+def restored(
+    plan: Plan, checkpoints: Checkpoints, begun: int, source: Source, facts: dict
+) -> TrainState | None:
+    """The state after step `begun`, with the source moved there; None at the beginning.
+
+    Raises:
+        ValueError: If what is frozen is not what the run began with.
+    """
+    if not begun:
+        return None
+    state, position, before = checkpoints.restore(begun, plan.state_like)
+    if before != facts:
+        raise ValueError(
+            "The frozen parameters are not those that the run began with: their digests were"
+            f" {before} and are {facts}. Put back the checkpoint that config.model.path, or"
+            " config.reference, named then."
+        )
+    source.restore(position)
+    return state
+
+
+def make_hooks(
+    plan: Plan,
+    frozen: Params,
+    source: Source,
+    report: Report | None,
+    history: hooks.History | None,
+    saver: hooks.Saver,
+    preemption: Preemption,
+    bar: hooks.Advance,
+) -> list[Hook]:
+    """What happens after a step, in order: what a checkpoint should know comes before it."""
+    every, steps = plan.config["every"], plan.steps
+    after_step = [hooks.log(report, bar, every=every["log"], steps=steps)]
+    if isinstance(source, Rollout):
+        after_step.append(hooks.table(report, lambda: source.table, every=every["samples"]))
+    if every["evaluate"]:
+        measure = held_out.measure(plan, frozen)
+        after_step.append(
+            hooks.evaluate(report, measure, history, every=every["evaluate"], steps=steps)
+        )
+    end = hooks.end(
+        saver, preemption, history, log_every=every["log"], steps=steps, **plan.config["stop"]
+    )
+    return [*after_step, saver, end]
+
+
+def compiled_step(plan: Plan, frozen: Params) -> Step:
+    """The train step on the mesh, its state donated."""
+    section = plan.config["objective"]
+    objective = bind(OBJECTIVES[section["name"]], section)
+    step = jax.jit(
+        functools.partial(
+            train_step,
+            graph=plan.structure.graph,
+            objective=lambda model, batch: objective(model, batch, plan.temperature),
+            optimizer=plan.optimizer,
+            seed=plan.config["seed"],
+            dropout=plan.config["lora"] is not None and not plan.is_rl,
+        ),
+        out_shardings=(plan.where, replicated(plan.mesh)),
+        donate_argnums=0,
+    )
+    return lambda state, batch: step(state, frozen, batch)
+
+
+def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hooks.History | None:
+    """What was measured up to step `begun`, if anything depends on it."""
+    if not config["keep"]["best"] and not config["stop"]["patience"]:
+        return None
+    metric, past = config["keep"]["metric"], []
+    if begun:
+        for line in directory.metrics.read_text().splitlines():
+            values = json.loads(line) if line.endswith("}") else {"step": begun + 1}
+            if values["step"] <= begun and metric in values:
+                value = values[metric]  # null if it was not finite
+                past.append((values["step"], math.nan if value is None else value))
+    return hooks.History(metric, past)
+
+
+def summary(plan: Plan, begun: int) -> str:
+    """What is about to happen, and what it takes of each device's memory."""
+    config, data = plan.config, plan.data.report
+    rows, compute = config["batch"], plan.base.compute
+    a = plan.origin.architecture
+    group = config["rollout"]["responses"] if plan.is_rl else 1
+    needed = memory.state_bytes(plan.shapes, plan.where)
+    whole = memory.parameter_bytes(plan.base.params, plan.whole_where)
+    if config["lora"] is not None:
+        needed["frozen base"] = whole
+    elif weights.needs_reference(config) and plan.is_rl:
+        needed["reference"] = whole
+    responses = rows["prompts"] // rows["micro_batches"] // jax.process_count() * group
+    needed |= memory.activation_bytes(
+        a, compute, plan.mesh, responses=responses, tokens=rows["tokens"]
+    )
+    if plan.is_rl:
+        needed["sampler's weights"] = memory.parameter_bytes(
+            plan.base.params, jax.tree.map(lambda _: replicated(plan.mesh), plan.base.params)
+        )
+        needed["cache"] = memory.cache_bytes(
+            a, compute, rows=config["sampling"]["batch_rows"], tokens=rows["tokens"]
+        )
+    kinds = ", ".join(f"{kind} {memory.readable(size)}" for kind, size in needed.items())
+    unit = "problems" if plan.is_rl else "examples"
+    return "\n".join(
+        [
+            f"{'Going on after step ' + str(begun) if begun else 'Training'} for"
+            f" {plan.steps - begun} steps on {plan.mesh.size} device(s):"
+            f" {', '.join(f'{axis} {size}' for axis, size in plan.mesh.shape.items())}.",
+            f"Data: {data.kept} {unit} kept, {data.too_long} too long and dropped,"
+            f" {data.nothing_to_learn} with nothing to learn dropped, {data.truncated} cut;"
+            f" {len(plan.data.heldout)} held out.",
+            f"Memory of a device, at most: {memory.readable(sum(needed.values()))} ({kinds}).",
+        ]
+    )
+
+
+def say(text: str) -> None:
+    """Tells the user, once for all processes."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)

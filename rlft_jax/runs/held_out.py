@@ -1,0 +1,113 @@
+"""Held-out loss and task accuracy, measured while a run trains."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlft_jax.batch import Example, Responses
+from rlft_jax.config.binding import bind
+from rlft_jax.config.settings import settings_of
+from rlft_jax.data.problems import encode_problem, problems
+from rlft_jax.metrics import Mean, Metrics
+from rlft_jax.objectives import sft
+from rlft_jax.runs.plan import Plan
+from rlft_jax.runs.sources import policy_sampler
+from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.tasks import TASKS
+from rlft_jax.tasks.problem import Problem
+from rlft_jax.training.hooks import over_processes
+from rlft_jax.training.step import Params, score_step
+
+Measure = Callable[[Params], Metrics]
+
+
+def measure(plan: Plan, frozen: Params) -> Measure:
+    """A function that measures trainable parameters on a run's held-out data."""
+    section = plan.config["evaluation"]
+    parts: list[Measure] = []
+    if not plan.is_rl:
+        parts.append(loss(plan, frozen, plan.data.heldout[: section["limit"]]))
+    if plan.is_rl or section["samples"]:
+        posed = plan.data.heldout if plan.is_rl else heldout_problems(plan)
+        parts.append(accuracy(plan, frozen, posed[: section["limit"]]))
+
+    def both(params: Params) -> Metrics:
+        return {name: value for part in parts for name, value in part(params).items()}
+
+    return both
+
+
+def loss(plan: Plan, frozen: Params, examples: Sequence[Example]) -> Measure:
+    """A function that measures the mean loss over examples."""
+    compiled = jax.jit(
+        functools.partial(score_step, graph=plan.structure.graph, score=sft.objective)
+    )
+    prompts = plan.config["batch"]["prompts"] // jax.process_count()
+    # Every process takes part in every batch, so all have equally many of one size.
+    whole = list(examples[jax.process_index() :: jax.process_count()])
+    most = -(-len(examples) // jax.process_count())
+    rounds = -(-most // prompts)
+
+    def measured(params: Params) -> Metrics:
+        total: Metrics = {}
+        for number in range(rounds):
+            chosen = whole[number * prompts : (number + 1) * prompts]
+            responses = _filled(chosen, prompts)
+            metrics = compiled(params, frozen, plan.feed(responses))
+            sums = jax.tree.map(lambda x: x.sum(0), metrics)
+            total = jax.tree.map(np.add, total, jax.device_get(sums)) if total else sums
+        return {f"eval_{name}": value for name, value in total.items()}
+
+    return measured
+
+
+def accuracy(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
+    """A function that measures how many responses to problems are right, and how many end."""
+    section, tokenizer = plan.config["evaluation"], plan.origin.tokenizer
+    how = {name: section[name] for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    sample = policy_sampler(plan, frozen, SamplingSettings(stop_ids=plan.origin.stop_ids, **how))
+    numbers = range(jax.process_index(), len(posed), jax.process_count())
+    mine = [posed[i] for i in numbers]
+    prompts = [encode_problem(problem, tokenizer) for problem in mine]
+    task, samples = TASKS[plan.config["data"]["task"]], section["samples"] or 1
+
+    def measured(params: Params) -> Metrics:
+        groups = sample(
+            params, prompts, samples=samples, seed=plan.config["seed"], requests=list(numbers)
+        )
+        grades = [
+            task.grade(problem, tokenizer.decode(c.tokens.tolist(), skip_special_tokens=True))
+            for problem, group in zip(mine, groups)
+            for c in group
+        ]
+        values: dict[str, list[Any]] = {
+            "eval_accuracy": [grade.correct for grade in grades],
+            "eval_formatted": [grade.formatted for grade in grades],
+            "eval_score": [grade.score for grade in grades],
+            "eval_truncated": [not c.is_finished for group in groups for c in group],
+        }
+        return over_processes({name: _mean(value) for name, value in values.items()})
+
+    return measured
+
+
+def heldout_problems(plan: Plan) -> Sequence[Problem]:
+    """The problems behind the held-out demonstrations: the same rows, posed to be solved."""
+    config = plan.config
+    known = {k: v for k, v in config["data"].items() if k in settings_of(problems)}
+    most = plan.origin.architecture.max_positions - config["evaluation"]["max_new_tokens"]
+    room = min(config["batch"]["tokens"], most)
+    return bind(problems, known)(plan.origin.tokenizer, room, config["seed"]).heldout
+
+
+def _filled(examples: Sequence[Example], prompts: int) -> Responses:
+    """Examples as responses, filled up with empty ones."""
+    empty = Example(np.zeros(1, np.int32), np.zeros(1, bool))
+    return Responses.of([[e] for e in [*examples, *[empty] * (prompts - len(examples))]])
+
+
+def _mean(values: Sequence[Any]) -> Mean:
+    return Mean(np.float32(np.sum(values)), np.float32(len(values)))  # pyright: ignore

@@ -1,0 +1,191 @@
+"""All that is known about a run before any weight is read."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from rlft_jax.config.binding import bind
+from rlft_jax.config.settings import settings_of
+from rlft_jax.data.demonstrations import demonstrations
+from rlft_jax.data.pipeline import steps_for
+from rlft_jax.data.problems import problems
+from rlft_jax.data.report import Report
+from rlft_jax.models.qwen2 import Compute
+from rlft_jax.progress import progress
+from rlft_jax.rewards import WeightedRewards, combined
+from rlft_jax.runs import loading
+from rlft_jax.runs.loading import Origin, Places, Structure
+from rlft_jax.training.feeding import Feed
+from rlft_jax.training.optimizer import OPTIMIZERS, Optimizer
+from rlft_jax.training.sharding import make_mesh, shardings
+from rlft_jax.training.step import TrainState, init_state
+
+Config = dict[str, Any]
+
+
+class Data(NamedTuple):
+    """What a run learns from.
+
+    Attributes:
+        parts: Examples or problems, for each part of the mixture.
+        heldout: Those kept to evaluate on.
+    """
+
+    parts: Sequence[Sequence[Any]]
+    weights: Sequence[float]
+    heldout: Sequence[Any]
+    report: Report
+
+    @property
+    def size(self) -> int:
+        """Items of all parts."""
+        return sum(map(len, self.parts))
+
+
+class Plan(NamedTuple):
+    """A run's parts as shapes and places.
+
+    Attributes:
+        structure: The model that trains.
+        base: The same without adapters.
+        shapes: Of the train state.
+        where: Shardings of the train state.
+        reward: What responses are worth; None if others wrote them.
+    """
+
+    config: Config
+    origin: Origin
+    structure: Structure
+    base: Structure
+    mesh: Mesh
+    data: Data
+    reward: WeightedRewards | None
+    steps: int
+    optimizer: Optimizer
+    shapes: TrainState
+    where: TrainState
+
+    @property
+    def is_rl(self) -> bool:
+        """Whether the policy writes the responses itself."""
+        return is_rl(self.config)
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by, in sampling and in training."""
+        return self.config["sampling"]["temperature"] if self.is_rl else 1.0
+
+    @property
+    def feed(self) -> Feed:
+        """Puts responses on the mesh."""
+        rows = self.config["batch"]
+        return Feed(self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"])
+
+    @property
+    def whole_where(self) -> Places:
+        """Shardings of the parameters of the model without adapters."""
+        return shardings(self.base.params, self.mesh)
+
+    @property
+    def state_like(self) -> TrainState:
+        """The train state as shapes with their places."""
+        like = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        return jax.tree.map(like, self.shapes, self.where)
+
+
+def make_plan(config: Config) -> Plan:
+    """Reads data and shapes, and counts steps.
+
+    Raises:
+        ValueError: If a checkpoint, data or reward cannot be used, or the mesh does not fit.
+    """
+    mesh = bind(make_mesh, config["mesh"])()
+    rows = config["batch"]
+    if rows["prompts"] // rows["micro_batches"] % jax.process_count():
+        raise ValueError(
+            f"config.batch.prompts = {rows['prompts']} in {rows['micro_batches']} micro-batches do"
+            f" not divide over {jax.process_count()} processes."
+        )
+    reward = bind(combined, config["reward"])(config["data"]["task"]) if is_rl(config) else None
+    origin = loading.find(config["model"]["path"])
+    check_lengths(config, origin.architecture.max_positions)
+    compute = Compute(**{k: v for k, v in config["model"].items() if k != "path"})
+    base = loading.structure(origin.architecture, compute)
+    structure = base
+    if config["lora"] is not None:
+        adapter = loading.adapter_settings(config["lora"], origin.architecture)
+        structure = loading.structure(origin.architecture, compute, adapter)
+    data = read_data(config, origin)
+    steps = count_steps(config, data.size)
+    name = config["optimizer"]["name"]
+    optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)
+    shapes = jax.eval_shape(lambda params: init_state(params, optimizer), structure.params)
+    where = shardings(shapes, mesh)
+    return Plan(
+        config, origin, structure, base, mesh, data, reward, steps, optimizer, shapes, where
+    )
+
+
+def check_lengths(config: Config, most: int) -> None:
+    """Refuses rows and responses that are longer than the model can be.
+
+    Raises:
+        ValueError: If so, naming the settings.
+    """
+    tokens, evaluation, wrong = config["batch"]["tokens"], config["evaluation"], []
+    if tokens > most:
+        wrong.append(f"config.batch.tokens = {tokens}")
+    if is_rl(config):
+        sampling = config["sampling"]
+        longest = tokens - sampling["max_new_tokens"] + evaluation["max_new_tokens"]
+        if config["every"]["evaluate"] and longest > most:
+            wrong.append(
+                f"config.evaluation.max_new_tokens = {evaluation['max_new_tokens']} after prompts"
+                f" of up to {tokens - sampling['max_new_tokens']} tokens"
+            )
+        if config["rollout"]["responses"] > sampling["batch_rows"]:
+            raise ValueError(
+                f"config.rollout.responses = {config['rollout']['responses']} to a prompt are"
+                f" sampled together; raise config.sampling.batch_rows = {sampling['batch_rows']}."
+            )
+    if wrong:
+        raise ValueError(f"The model has {most} positions, too few for {' and '.join(wrong)}.")
+
+
+def is_rl(config: Config) -> bool:
+    """Whether a run's responses are the policy's own."""
+    return config["objective"]["name"] == "rloo"
+
+
+def read_data(config: Config, origin: Origin) -> Data:
+    """Reads and encodes what a run learns from."""
+    tokens, seed, section = config["batch"]["tokens"], config["seed"], config["data"]
+    if is_rl(config):
+        room = tokens - config["sampling"]["max_new_tokens"]
+        known = {k: v for k, v in section.items() if k in settings_of(problems)}
+        found = bind(problems, known)(origin.tokenizer, room, seed)
+    else:
+        with progress("Encoding", 100, unit="%") as advance:
+            done = 0
+
+            def show(rows: int, total: int) -> None:
+                nonlocal done
+                percent = 100 * rows // max(total, 1)
+                advance(max(percent - done, 0))
+                done = percent
+
+            found = bind(demonstrations, section)(origin.tokenizer, tokens, seed, show)
+    return Data(found.parts, found.weights, found.heldout, found.report)
+
+
+def count_steps(config: Config, examples: int) -> int:
+    """Steps of a run, from its epochs if need be."""
+    if config["steps"] is not None:
+        return config["steps"]
+    prompts, epochs = config["batch"]["prompts"], config["epochs"]
+    if not is_rl(config):
+        return steps_for(epochs, examples=examples, prompts=prompts)
+    shared, updates = config["rollout"]["minibatches"], config["rollout"]["updates"]
+    return steps_for(epochs, examples=examples, prompts=prompts * shared) * shared * updates
