@@ -13,7 +13,7 @@ def quickstart(*, workdir: str = "quickstart", seed: int = 0) -> None:
     """
     from pathlib import Path
 
-    from rlft_jax.quickstart import loop
+    from rlft_jax.quickstart import loop, report
 
     folder = Path(workdir).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=800,
+            steps=850,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
@@ -54,11 +54,12 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=700,
+            steps=800,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),
-            sampling=dict(max_new_tokens=MAX_NEW_TOKENS, batch_rows=512),
+            # Above 1, groups stay different for longer: equal ones teach nothing.
+            sampling=dict(max_new_tokens=MAX_NEW_TOKENS, temperature=1.3, batch_rows=512),
             objective=dict(name="rloo", ratio="token", aggregation="token"),
             optimizer=dict(name="adamw", learning_rate=5e-4, schedule="linear", warmup_steps=20),
             batch=dict(prompts=32, tokens=TOKENS, packed=False),
