@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -42,13 +42,22 @@ def read_architecture(folder: Path) -> Architecture:
             f"{file} describes the unknown architecture {config.get('model_type')!r}."
             " Choose a checkpoint of Qwen2 or Qwen2.5, whose model_type is 'qwen2'."
         )
-    problems = [
-        f"{key} = {config[key]!r}, only {value!r} is implemented"
-        for key, value in REQUIRED.items()
-        if key in config and config[key] != value
-    ]
+    fields, problems = described(config)
     if config.get("architectures") not in (None, ["Qwen2ForCausalLM"]):
         problems.append(f"architectures = {config['architectures']}, not ['Qwen2ForCausalLM']")
+    refuse(problems, file)
+    return Architecture(**fields)
+
+
+def refuse(problems: list[str], file: Path) -> None:
+    """Raises a ValueError that lists what is wrong with a config, if anything is."""
+    if problems:
+        raise ValueError("\n- ".join([f"{file} describes no known architecture:", *problems]))
+
+
+def described(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The Qwen2 that a config describes, whatever its head, and what is wrong with it."""
+    problems = unlike(config, REQUIRED)
     kinds = config.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         problems.append(f"layer_types = {kinds}, not all 'full_attention'")
@@ -57,13 +66,20 @@ def read_architecture(folder: Path) -> Architecture:
     has_head_width = config.get("head_dim") is not None
     problems += rope_problems + _size_problems(sizes, has_head_width=has_head_width)
     epsilon, tied = config.get("rms_norm_eps", 1e-6), config.get("tie_word_embeddings", False)
-    if not _is_positive(epsilon):
+    if not is_positive(epsilon):
         problems.append(f"rms_norm_eps = {epsilon!r}, not a positive number")
     if not isinstance(tied, bool):
         problems.append(f"tie_word_embeddings = {tied!r}, neither true nor false")
-    if problems:
-        raise ValueError("\n- ".join([f"{file} describes no known architecture:", *problems]))
-    return Architecture(**sizes, rope_theta=float(theta), norm_epsilon=epsilon, tied=tied)
+    return sizes | {"rope_theta": theta, "norm_epsilon": epsilon, "tied": tied}, problems
+
+
+def unlike(config: Mapping[str, Any], required: Mapping[str, Any]) -> list[str]:
+    """Which settings of a config have another value than the only one implemented."""
+    return [
+        f"{key} = {config[key]!r}, only {value!r} is implemented"
+        for key, value in required.items()
+        if key in config and config[key] != value
+    ]
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +89,7 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     sizes["max_positions"] = config.get("max_position_embeddings", 32_768)
     if sizes["kv_heads"] is None and "num_key_value_heads" in config:
         sizes["kv_heads"] = heads
-    if sizes["head_width"] is None and _is_size(width) and _is_size(heads):
+    if sizes["head_width"] is None and is_size(width) and is_size(heads):
         sizes["head_width"] = width // heads
     return sizes
 
@@ -83,7 +99,7 @@ def _size_problems(sizes: dict[str, Any], *, has_head_width: bool) -> list[str]:
     problems = [
         f"{SIZES[name]} = {value!r}, not a positive whole number"
         for name, value in sizes.items()
-        if not _is_size(value)
+        if not is_size(value)
     ]
     if problems:
         return problems
@@ -99,7 +115,8 @@ def _size_problems(sizes: dict[str, Any], *, has_head_width: bool) -> list[str]:
     return problems
 
 
-def _is_size(x: Any) -> TypeGuard[int]:
+def is_size(x: Any) -> TypeGuard[int]:
+    """Whether a value from JSON is a positive whole number."""
     return type(x) is int and x > 0
 
 
@@ -116,12 +133,13 @@ def _rope_theta(config: dict[str, Any]) -> tuple[Any, list[str]]:
     problems = []
     if kind != "default" or rope.keys() - {"rope_theta", "rope_type", "type"}:
         problems.append(f"rotary positions are {rope}, only rope_type 'default' is implemented")
-    if not _is_positive(theta):
-        problems.append(f"rope_theta = {theta!r}, not a positive number")
-    return theta, problems
+    if not is_positive(theta):
+        return None, [*problems, f"rope_theta = {theta!r}, not a positive number"]
+    return float(theta), problems
 
 
-def _is_positive(x: Any) -> bool:
+def is_positive(x: Any) -> bool:
+    """Whether a value from JSON is a positive number."""
     return type(x) in (int, float) and 0 < x < float("inf")
 
 
@@ -145,7 +163,7 @@ def write_configs(
     if stop_ids:
         ids["eos_token_id"] = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
     if source is None:
-        config = _config(architecture) | ids
+        config = config_of(architecture) | ids
     else:
         theirs = read_architecture(source)
         if theirs != architecture:
@@ -168,7 +186,7 @@ def write_configs(
 GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def _config(architecture: Architecture) -> dict[str, Any]:
+def config_of(architecture: Architecture) -> dict[str, Any]:
     """What `Qwen2Config` says of an architecture, readable by transformers 4 and 5."""
     a = architecture
     return {

@@ -5,8 +5,8 @@ adapted model starts out equal to its base. The base stays frozen: with `split`,
 all that trains, and the base alone is the reference policy.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,48 @@ PROJECTIONS = {
     "up_proj": ("mlp", "up"),
     "down_proj": ("mlp", "down"),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What low-rank adapters are like.
+
+    Attributes:
+        rank: Width of the bottleneck.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Share of an adapter's inputs dropped while training by SFT.
+        rslora: Scale by alpha / sqrt(rank) instead (Kalajdzievski, 2023, arXiv:2312.03732).
+        targets: Names of projections as in Hugging Face, or "all-linear".
+    """
+
+    rank: int = 8
+    alpha: float = 32.0
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: str | tuple[str, ...] = ALL
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's output is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The projections that are adapted.
+
+        Raises:
+            ValueError: If one is not a projection of a layer; the embedding and the head, which
+                may be one matrix, take no adapter.
+        """
+        names = tuple(PROJECTIONS) if self.targets == ALL else tuple(self.targets)
+        unknown = [name for name in names if name not in PROJECTIONS]
+        if unknown or not names:
+            raise ValueError(
+                f"config.lora.targets = {self.targets!r} cannot be adapted; choose among"
+                f" {', '.join(PROJECTIONS)}, or {ALL}. Embeddings and heads take no adapter:"
+                " where they are one tied matrix, merging would change both."
+            )
+        return names
 
 
 class LoRAParam(nnx.Param):
@@ -58,51 +100,22 @@ class LoRA(nnx.Module):
         return self.scale * (x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype)
 
 
-def add(
-    model: nnx.Module,
-    *,
-    rank: int = 8,
-    alpha: float = 32.0,
-    dropout: float = 0.0,
-    rslora: bool = False,
-    targets: str | Sequence[str] = ALL,
-    key: Key[Array, ""],
-) -> None:
+def add(model: nnx.Module, settings: Settings, *, key: Key[Array, ""]) -> None:
     """Attaches adapters to a model, in place.
 
-    Args:
-        rank: Width of the bottleneck.
-        alpha: The update is scaled by alpha / rank.
-        dropout: Share of an adapter's inputs dropped while training.
-        rslora: Scale by alpha / sqrt(rank) instead (Kalajdzievski, 2023, arXiv:2312.03732).
-        targets: Names of projections as in Hugging Face, or "all-linear".
-
     Raises:
-        ValueError: If a target is not a projection of a layer; the embedding and the head,
-            which may be one matrix, take no adapter.
+        ValueError: If a target is not a projection of a layer.
     """
-    names = chosen(targets)
-    scale = alpha / (math.sqrt(rank) if rslora else rank)
-    for i, name in enumerate(names):
+    for i, name in enumerate(settings.names):
         parent, child = PROJECTIONS[name]
         linear = getattr(getattr(model.layers, parent), child)
         layers, d_in, d_out = linear.kernel.shape
-        sub = jax.random.fold_in(key, i)
-        linear.lora = LoRA(layers, d_in, d_out, rank=rank, scale=scale, dropout=dropout, key=sub)
-
-
-def chosen(targets: str | Sequence[str]) -> list[str]:
-    """Names of the projections that are meant.
-
-    Raises:
-        ValueError: If one is not a projection of a layer.
-    """
-    names = list(PROJECTIONS) if targets == ALL else list(targets)
-    unknown = [name for name in names if name not in PROJECTIONS]
-    if unknown or not names or (isinstance(targets, str) and targets != ALL):
-        raise ValueError(
-            f"config.lora.targets = {targets!r} cannot be adapted; choose among"
-            f" {', '.join(PROJECTIONS)}, or {ALL}. Embeddings and heads take no adapter:"
-            " where they are one tied matrix, merging would change both."
+        linear.lora = LoRA(
+            layers,
+            d_in,
+            d_out,
+            rank=settings.rank,
+            scale=settings.scale,
+            dropout=settings.dropout,
+            key=jax.random.fold_in(key, i),
         )
-    return names

@@ -1,8 +1,6 @@
 """Adapters from and to the format of PEFT, and their merging into full weights."""
 
-import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from rlft_jax.models import safetensors_files
-from rlft_jax.models.convert import HF_PARENTS, Params, by_place, entries, to_host
+from rlft_jax.models.convert import HF_PARENTS, entries
 from rlft_jax.models.convert_config import read_json, write_json
-from rlft_jax.models.lora import PROJECTIONS
+from rlft_jax.models.lora import PROJECTIONS, Settings
 from rlft_jax.models.qwen2 import Architecture
 from rlft_jax.models.safetensors_files import Stored
+from rlft_jax.models.tensor_table import Params, by_place, to_host
 
 # Settings that say nothing about the function that an adapter computes, or say it only where
 # another one, which we refuse, switches it on.
@@ -37,22 +36,6 @@ UNDERSTOOD = {
     "init_lora_weights": (True, False, "gaussian"),
 }
 OURS = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What `lora.add` needs to know besides a key."""
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    rslora: bool = False
-    targets: tuple[str, ...] = tuple(PROJECTIONS)
-
-    @property
-    def scale(self) -> float:
-        """What an adapter's output is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def merge(params: Params, adapter: Params, *, scale: float) -> Params:
@@ -88,7 +71,7 @@ def save(
     """
     flat = by_place(adapter)
     places = {}
-    for target in settings.targets:
+    for target in settings.names:
         parent, child = PROJECTIONS[target]
         for side in ("a", "b"):
             path = ("layers", parent, child, "lora", side)
@@ -111,7 +94,7 @@ def save(
         "lora_dropout": settings.dropout,
         "peft_type": "LORA",
         "r": settings.rank,
-        "target_modules": list(settings.targets),
+        "target_modules": list(settings.names),
         "task_type": "CAUSAL_LM",
         "use_rslora": settings.rslora,
     }

@@ -38,13 +38,13 @@ class Architecture:
     max_positions: int = 32_768
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute:
     """What a run chooses: how to compute, never what.
 
     Attributes:
         dtype: Type of activations and of the operands of matrix products, which accumulate
-            in float32 at the head and in the norms.
+            in float32 at the head and in the norms. Parameters and optimizer stay in float32.
         unroll: Layers per iteration of the scan; 0 unrolls all of them, which compiles longer
             and runs faster on CPU.
         remat: What the backward pass computes again: nothing, everything but the matrix

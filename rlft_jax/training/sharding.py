@@ -20,11 +20,14 @@ ROWS = ("data", "fsdp")
 # parameter's path inside their own, so they follow it.
 RULES = [
     (r"lora/[ab]$", P()),
-    (r"(embed|head)/embedding$", P("tensor", "fsdp")),  # V D
-    (r"layers/attention/[qkv]/kernel$", P(None, "fsdp", "tensor")),  # L D (N H)
+    (r"(embed|head|embed/tokens)/embedding$", P("tensor", "fsdp")),  # V D
+    (r"(positions|types|distances)/embedding$", P(None, "fsdp")),  # few, D
+    (r"layers/attention/(distance_)?[qkv]/kernel$", P(None, "fsdp", "tensor")),  # L D (N H)
     (r"layers/attention/o/kernel$", P(None, "tensor", "fsdp")),  # L (N H) D
     (r"layers/mlp/(gate|up)/kernel$", P(None, "fsdp", "tensor")),  # L D F
     (r"layers/mlp/down/kernel$", P(None, "tensor", "fsdp")),  # L F D
+    (r"pooler/kernel$", P("fsdp", "tensor")),  # D D
+    (r"conv/kernel$", P(None, "fsdp", "tensor")),  # W D D
     (r"", P()),  # norms, biases and counters are small: everywhere
 ]
 
@@ -110,11 +113,27 @@ def local_rows(rows: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)], axis=1)
 
 
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of this process alone; the mesh itself where there is no other process."""
+    if jax.process_count() == 1:
+        return mesh
+    return Mesh(np.array(mesh.local_devices), ("local",), axis_types=(AxisType.Auto,))
+
+
 def local_copy(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays whole on a device of this process, gathered from the others if need be."""
+    """Arrays on `local_mesh(mesh)`: with other processes around, a copy on each of its devices.
+
+    All processes have to call this together, as they give each other their parts.
+    """
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(lambda x: x.addressable_data(0), _gatherer(mesh)(tree))
+    everywhere = replicated(local_mesh(mesh))
+
+    def local(x: jax.Array) -> jax.Array:
+        copies = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+
+    return jax.tree.map(local, _gatherer(mesh)(tree))
 
 
 @functools.cache

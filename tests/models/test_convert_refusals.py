@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlft_jax.models import convert
+from rlft_jax.models import convert, tensor_table
 from tests.models.checkpoints import change_config, change_tensors, export, raw
 
 
@@ -211,7 +211,7 @@ def test_a_spoiled_checkpoint_is_refused_with_everything_wrong(spoil, said, tmp_
     folder = tmp_path / "model"
     export(folder)
     spoil(folder)
-    monkeypatch.setattr(convert, "_place", lambda *_: pytest.fail("something was allocated"))
+    monkeypatch.setattr(tensor_table, "_place", lambda *_: pytest.fail("something was allocated"))
     with pytest.raises(ValueError, match="model") as refusal:
         convert.load(folder)
     assert [part for part in said if part not in str(refusal.value)] == []

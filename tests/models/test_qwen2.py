@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax.models import convert
+from rlft_jax.models import convert, tensor_table
 from tests.golden.make_qwen2_golden import FILE as GOLDEN
 from tests.golden.make_qwen2_golden import NAMES
 from tests.models.qwen2_models import (
@@ -33,7 +33,7 @@ def assert_close(ours, theirs, name: str = "") -> None:
 
 def assert_same_gradients(ours: convert.Params, theirs, architecture) -> None:
     """Compares tensor by tensor, under Hugging Face's names."""
-    ours_by_place = convert.by_place(ours)
+    ours_by_place = tensor_table.by_place(ours)
     names = []
     for place, entry in convert.entries(architecture).items():
         stacked = ours_by_place[place] if entry.is_stacked else [ours_by_place[place]]
@@ -177,6 +177,6 @@ def test_the_remat_policy_changes_no_gradient():
     for remat in ("dots", "full"):
         model.compute = dataclasses.replace(model.compute, remat=remat)
         _, again = logits_and_gradients(model, *inputs)
-        theirs = convert.by_place(kept)
-        for place, gradient in convert.by_place(again).items():
+        theirs = tensor_table.by_place(kept)
+        for place, gradient in tensor_table.by_place(again).items():
             assert_close(gradient, np.asarray(theirs[place]), str(place))
