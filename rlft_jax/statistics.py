@@ -87,13 +87,26 @@ def best_by_majority(
 
 
 def bootstrap(
-    values: Float[np.ndarray, " B"], *, seed: int, resamples: int = 10_000, level: float = 0.95
+    values: Float[np.ndarray, " B"],
+    *,
+    seed: int,
+    weights: Float[np.ndarray, " B"] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile interval of the mean, from drawing problems again with replacement.
 
     It covers the choice of problems and the sampling noise within them; samples of one problem
     are never taken for independent problems. Where all values are equal it has no width: that is
     too little data, not certainty.
+
+    Args:
+        values: One per problem.
+        seed: Of the draws.
+        weights: How much each problem counts in the mean, such as the number of things that its
+            value is the mean of; all alike if left out.
+        resamples: How often to draw.
+        level: Share of the means that the interval holds.
 
     Raises:
         ValueError: If there are no values.
@@ -103,23 +116,33 @@ def bootstrap(
         raise ValueError(
             "There are no problems, so there is no mean over them. Evaluate at least one."
         )
+    weighing = np.ones(B) if weights is None else weights
     # Drawing B problems is drawing how often each distinct value comes up.
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(
+        np.stack([values * weighing, weighing], -1), axis=0, return_counts=True
+    )
     generator = np.random.default_rng(seed)
     at_once = max(2**22 // len(distinct), 1)
-    means = [
-        generator.multinomial(B, counts / B, size=min(at_once, resamples - done)) @ distinct / B
-        for done in range(0, resamples, at_once)
-    ]
+    sums = np.concatenate(
+        [
+            generator.multinomial(B, counts / B, size=min(at_once, resamples - done)) @ distinct
+            for done in range(0, resamples, at_once)
+        ]
+    )
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [tail, 1 - tail])
     return float(low), float(high)
 
 
-def estimate(values: Float[np.ndarray, " B"], *, seed: int) -> Estimate:
-    """Mean of one value per problem, with its 95% interval."""
-    low, high = bootstrap(values, seed=seed)
-    return Estimate(float(values.mean()), low, high)
+def estimate(
+    values: Float[np.ndarray, " B"],
+    *,
+    seed: int,
+    weights: Float[np.ndarray, " B"] | None = None,
+) -> Estimate:
+    """Mean of one value per problem, with its 95% interval; `weights` are those of `bootstrap`."""
+    low, high = bootstrap(values, seed=seed, weights=weights)
+    return Estimate(float(np.average(values, weights=weights)), low, high)
 
 
 def subset_sizes(samples: int) -> list[int]:

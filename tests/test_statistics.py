@@ -112,6 +112,18 @@ def test_problems_are_drawn_again_and_not_samples():
     assert statistics.bootstrap(values, seed=0) == statistics.bootstrap(CORRECT[:, 0] * 1.0, seed=0)
 
 
+def test_a_weighted_mean_draws_problems_with_all_that_they_weigh():
+    # Half the problems hold nine tenths of the weight.
+    values, weights = np.repeat([1.0, 0.0], 50), np.repeat([9.0, 1.0], 50)
+    found = statistics.estimate(values, seed=0, weights=weights)
+    assert found.value == pytest.approx(0.9)
+    draws = np.random.default_rng(1).binomial(100, 0.5, size=100_000)
+    low, high = np.quantile(9 * draws / (9 * draws + 100 - draws), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.005)
+    same = statistics.estimate(values, seed=0, weights=np.full(100, 7.0))
+    assert same == pytest.approx(statistics.estimate(values, seed=0))
+
+
 def test_more_samples_than_there_are_cannot_be_drawn():
     with pytest.raises(ValueError, match="7 samples cannot be drawn from the 6"):
         statistics.pass_at_k(CORRECT, 7)

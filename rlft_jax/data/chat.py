@@ -106,7 +106,7 @@ def encode_prompt(
     if isinstance(prompt, str):
         ids = tokenizer.prefix_ids + tokenizer.encode(prompt)
     else:
-        prompt = _checked(prompt)
+        prompt = checked_messages(prompt)
         if prompt[-1]["role"] == "assistant":
             raise ValueError("A prompt ends with a turn of the assistant. Drop it, or the model.")
         ids = tokenizer.encode(
@@ -140,7 +140,7 @@ def _turns(
     What the template makes of a chat up to a turn has to be a prefix of what it makes of the whole
     chat: then the turn is the difference, whatever the template looks like.
     """
-    messages = _checked(messages)
+    messages = checked_messages(messages)
     settings = _template(row)
     whole = tokenizer.apply_template(messages, **settings)
     turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
@@ -185,7 +185,7 @@ def _template(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**(row.get("chat_template_kwargs") or {}), "tools": tools or None}
 
 
-def _checked(messages: Sequence[Message]) -> list[Message]:
+def checked_messages(messages: Sequence[Message]) -> list[Message]:
     """Messages without the Nones that Arrow puts where only others have a key.
 
     Refuses what a template would stumble over without saying where.

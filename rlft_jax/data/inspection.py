@@ -64,6 +64,15 @@ def summary(report: Report) -> str:
         ("kept", share(report.kept, report.rows)),
         ("dropped, too long", share(report.too_long, report.rows)),
         ("dropped, nothing to learn", share(report.nothing_to_learn, report.rows)),
+        *(
+            (name, share(count, report.rows))
+            for name, count in (
+                ("dropped, equal responses", report.equal),
+                ("left out, later turns", report.later_turns),
+                ("left out, held-out prompt", report.shared_prompts),
+            )
+            if count  # only pairs have these
+        ),
         ("kept, but truncated", share(report.truncated, report.rows)),
         ("tokens before all that", lengths),
         ("tokens kept", f"{report.tokens:,}"),

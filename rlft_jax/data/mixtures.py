@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlft_jax.data.readers import Rows, read_rows, split_holdout
@@ -61,6 +61,9 @@ class Source:
 
 
 Part = tuple[Source, Sequence[Row]]
+# Divides each of several data sets, given how much to hold out and a seed, into rows to train on
+# and rows held out.
+Split = Callable[[Sequence[Part], int | float, int], list[tuple[Rows, Rows]]]
 
 
 def sources(path: str, mixture: Sequence[Mapping[str, Any]], **defaults: Any) -> list[Source]:
@@ -101,6 +104,11 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
 
 
+def by_rows(parts: Sequence[Part], holdout: int | float, seed: int) -> list[tuple[Rows, Rows]]:
+    """Divides the rows of each source one by one."""
+    return [split_holdout(rows, holdout, seed=seed) for _, rows in parts]
+
+
 def divide(
     everything: Sequence[Source],
     *,
@@ -108,6 +116,7 @@ def divide(
     heldout_path: str,
     heldout_split: str,
     seed: int,
+    split: Split = by_rows,
 ) -> tuple[list[Part], list[Part]]:
     """Returns the rows to train on and those held out, each with where they are from.
 
@@ -118,13 +127,15 @@ def divide(
         heldout_path: Another data set to hold out, with the other settings of the first source.
         heldout_split: Which split of it.
         seed: Chooses rows.
+        split: Which rows may be parted from which others.
     """
+    parts: list[Part] = [(source, source.read()) for source in everything]
     if heldout_path:
         limit = int(holdout) or None
         heldout = dataclasses.replace(
             everything[0], path=heldout_path, split=heldout_split, limit=limit
         )
-        return [(source, source.read()) for source in everything], [(heldout, heldout.read())]
-    pairs = [(source, split_holdout(source.read(), holdout, seed=seed)) for source in everything]
-    train: list[Part] = [(source, rows) for source, (rows, _) in pairs]
-    return train, [(source, rows) for source, (_, rows) in pairs if rows]
+        return parts, [(heldout, heldout.read())]
+    sides = [(source, *pair) for (source, _), pair in zip(parts, split(parts, holdout, seed))]
+    train: list[Part] = [(source, rows) for source, rows, _ in sides]
+    return train, [(source, rows) for source, _, rows in sides if rows]

@@ -104,15 +104,25 @@ def split_holdout(rows: Sequence[Row], holdout: int | float, *, seed: int) -> tu
     >>> len(train), len(heldout)
     (3, 2)
     """
-    count = round(holdout * len(rows)) if holdout < 1 else int(holdout)
-    if not 0 <= count < len(rows) or count != holdout >= 1:
-        raise ValueError(
-            f"data.holdout = {holdout} cannot be taken from {len(rows)} rows. Set a whole number of"
-            " rows, fewer than there are, or a share below 1."
-        )
+    count = holdout_size(holdout, len(rows))
     chosen = np.zeros(len(rows), bool)
     chosen[np.random.default_rng(seed).permutation(len(rows))[:count]] = True
     return Rows(rows, np.flatnonzero(~chosen)), Rows(rows, np.flatnonzero(chosen))
+
+
+def holdout_size(holdout: int | float, rows: int) -> int:
+    """Returns how many of `rows` rows a number of rows, or below 1 a share of them, is.
+
+    Raises:
+        ValueError: If nothing would be left of them.
+    """
+    count = round(holdout * rows) if holdout < 1 else int(holdout)
+    if not 0 <= count < rows or count != holdout >= 1:
+        raise ValueError(
+            f"data.holdout = {holdout} cannot be taken from {rows} rows. Set a whole number of"
+            " rows, fewer than there are, or a share below 1."
+        )
+    return count
 
 
 def _read_file(path: pathlib.Path, limit: int | None) -> list[Row]:

@@ -21,7 +21,10 @@ class Report:
         stops: Rows kept that end in a stop token which is trained on.
         tokens: Tokens of the rows kept.
         response_tokens: How many of these are the policy's.
-        lengths: Tokens of every row, before any was dropped or cut.
+        lengths: Tokens of every row, before any was dropped or cut; of a pair, of its longer side.
+        equal: Pairs dropped because their sides are equal, maybe only after being cut.
+        later_turns: Pairs left out because they do not answer the first turn of a chat.
+        shared_prompts: Pairs left out because the held-out data has their prompt.
     """
 
     kept: int
@@ -32,11 +35,25 @@ class Report:
     tokens: int
     response_tokens: int
     lengths: Int[np.ndarray, " N"]
+    equal: int = 0
+    later_turns: int = 0
+    shared_prompts: int = 0
 
     @property
     def rows(self) -> int:
         """Rows read."""
-        return self.kept + self.too_long + self.nothing_to_learn
+        return self.kept + sum(self.losses.values())
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """How many rows were dropped, by what is said of them."""
+        return {
+            "are longer than config.batch.tokens": self.too_long,
+            "have no token to train on": self.nothing_to_learn,
+            "are pairs of equal responses": self.equal,
+            "answer a later turn": self.later_turns,
+            "share their prompt with held-out data": self.shared_prompts,
+        }
 
     @property
     def percentiles(self) -> dict[int, int]:

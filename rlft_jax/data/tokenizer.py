@@ -44,6 +44,25 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_inputs(
+        self, texts: Sequence[str | tuple[str, str]], *, add_special_tokens: bool
+    ) -> list[tuple[list[int], list[int]]]:
+        """Returns the ids of texts or pairs of texts, and the number of the segment of each id.
+
+        Args:
+            texts: Whole inputs of an encoder or a reward model.
+            add_special_tokens: Whether the tokenizer's own go around them, like [CLS] and [SEP].
+        """
+        encodings = self._backend.encode_batch_fast(
+            list(texts), add_special_tokens=add_special_tokens
+        )
+        return [(encoding.ids, encoding.type_ids) for encoding in encodings]
+
+    def without_start(self, text: str, tokens: int) -> str:
+        """Returns what is left of `text` when its first tokens are cut off."""
+        offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        return text[offsets[tokens][0] :] if tokens < len(offsets) else ""
+
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special_tokens: bool = False) -> str:
         """Returns the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return self._backend.decode(
@@ -123,6 +142,17 @@ class Tokenizer:
     def prefix(self) -> str:
         """The text of `prefix_ids`."""
         return "".join(map(self._backend.id_to_token, self.prefix_ids))
+
+    @functools.cached_property
+    def ends_texts(self) -> bool:
+        """Whether the tokenizer puts a special token behind every text, like [SEP] for BERT."""
+        return bool(self._backend.encode("a").special_tokens_mask[-1])
+
+    @functools.cached_property
+    def separates_pairs(self) -> bool:
+        """Whether the tokenizer puts a special token between two texts, like [SEP] for BERT."""
+        segments = self._backend.encode("a", "b").sequence_ids
+        return None in segments[segments.index(0) : segments.index(1)]
 
     @functools.cached_property
     def stop_tokens(self) -> list[str]:

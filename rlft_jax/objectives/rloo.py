@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from rlft_jax.batch import Batch
 from rlft_jax.logprobs import token_scores
-from rlft_jax.metrics import Mean, Metrics
+from rlft_jax.metrics import Largest, Mean, Metrics, with_extremes
 from rlft_jax.models.qwen2 import Qwen2
 
 PRESETS = {
@@ -167,8 +167,10 @@ def objective(
         log_ratio, mismatch = batch.per_response(log_ratio), batch.per_response(mismatch)
         tokens = batch.per_response(where.astype(jnp.float32))
         advantage, is_term = batch.per_response(advantage) / jnp.maximum(tokens, 1), tokens > 0
+    importance = jnp.exp(mismatch)
     if importance_cap is not None:
-        advantage *= jnp.minimum(jnp.exp(mismatch), importance_cap)
+        importance = jnp.minimum(importance, importance_cap)
+        advantage *= importance
     if log_ratio_limit is not None:
         log_ratio = jnp.clip(log_ratio, -log_ratio_limit, log_ratio_limit)
     ratios = jnp.exp(log_ratio)
@@ -186,18 +188,25 @@ def objective(
 
     terms = where.sum() if aggregation == "token" else batch.is_real.sum()
     total = -jnp.where(is_term, surrogate, 0).sum()
+    is_low = (ratios < clipped) & (advantage < 0)
+    is_high = (ratios > clipped) & (advantage > 0)
     metrics = {
         "entropy": Mean.of(scores.entropy, where),
-        "importance_sampling_ratio": Mean.of(ratios, is_term),
-        "clip_ratio": Mean.of(clipped * advantage < ratios * advantage, is_term),
-        "sampling/logp_difference": Mean.of(jnp.abs(mismatch_RT), where),
+        **with_extremes("ratio", ratios, is_term),
+        "clip_ratio/low_mean": Mean.of(is_low, is_term),
+        "clip_ratio/high_mean": Mean.of(is_high, is_term),
+        "clip_ratio/region_mean": Mean.of(is_low | is_high, is_term),
+        "sampling/sampling_logp_difference/mean": Mean.of(jnp.abs(mismatch_RT), where),
+        "sampling/sampling_logp_difference/max": Largest.of(jnp.abs(mismatch_RT), where),
+        **with_extremes("sampling/importance_sampling_ratio", importance, is_term),
         "sampling/kl": Mean.of(_kl(-mismatch_RT, "k3"), where),
     }
     if kl_weight or batch.reference_logprobs is not None:
         reference_RT = jnp.where(where, batch.require("reference_logprobs"), 0)
-        metrics["kl"] = Mean.of(_kl(logp_RT - reference_RT, kl_estimator), where)
+        kl = Mean.of(_kl(logp_RT - reference_RT, kl_estimator), where)
+        metrics["kl"] = kl
         if kl_weight:
-            total += kl_weight * metrics["kl"].total
+            total += kl_weight * kl.total
     return {"loss": Mean(total, terms.astype(jnp.float32)), **metrics}
 
 

@@ -144,9 +144,10 @@ class TestFreshRollout:
     @pytest.mark.parametrize("ratio", ["sequence", "token"])
     def test_the_ratio_is_exactly_one_and_nothing_is_clipped(self, ratio):
         _, metrics = tiny.gradient(POLICY, RATIOS[ratio], tiny.batch_of(self.fresh))
-        assert metrics["importance_sampling_ratio"].value == 1
-        assert metrics["importance_sampling_ratio"].weight > 0
-        assert metrics["clip_ratio"].value == 0
+        assert metrics["ratio/mean"].weight > 0
+        for name in ("ratio/min", "ratio/mean", "ratio/max"):
+            assert metrics[name].value == 1
+        assert metrics["clip_ratio/region_mean"].value == 0
 
     def test_ratios_of_responses_have_the_gradient_of_the_paper(self):
         # Of advantages that are one number per response, as all but openrlhf's are.
@@ -163,7 +164,7 @@ class TestFreshRollout:
         _, metrics = tiny.gradient(
             POLICY, RATIOS["sequence"], batch._replace(old_logprobs=old[None])
         )
-        np.testing.assert_allclose(metrics["importance_sampling_ratio"].value, 1, rtol=1e-5)
+        np.testing.assert_allclose(metrics["ratio/mean"].value, 1, rtol=1e-5)
 
 
 class TestObjective:
@@ -174,7 +175,8 @@ class TestObjective:
         whole, expected = tiny.gradient(POLICY, objective, tiny.batch_of(RESPONSES))
         cut, metrics = tiny.gradient(POLICY, objective, tiny.batch_of(RESPONSES, micro_batches=4))
         assert tiny.distance(cut, whole) < 1e-6
-        for name in ("loss", "kl", "entropy", "clip_ratio", "sampling/kl"):
+        assert metrics["ratio/min"].value < metrics["ratio/mean"].value < metrics["ratio/max"].value
+        for name in metrics.keys() - {"grad_norm", "learning_rate", "skipped_updates"}:
             np.testing.assert_allclose(metrics[name].value, expected[name].value, rtol=2e-6)
 
     @pytest.mark.parametrize("aggregation", ["response", "token"])
@@ -219,7 +221,10 @@ class TestObjective:
         np.testing.assert_allclose(value, -advantage * (bound if clipped else ratio), rtol=1e-6)
         expected = 0 if clipped else -advantage * ratio / 4
         np.testing.assert_allclose(gradient[:, 1:], expected, rtol=1e-6)
-        assert metrics["clip_ratio"].value == clipped
+        side = "high" if logp > -1 else "low"
+        for name in ("low", "high"):
+            assert metrics[f"clip_ratio/{name}_mean"].value == (clipped and name == side)
+        assert metrics["clip_ratio/region_mean"].value == clipped
 
     def test_only_one_side_may_be_clipped(self, monkeypatch):
         batch = rows_of(uniform(advantages=1.0))
@@ -244,12 +249,20 @@ class TestObjective:
         given = np.full((4, 4), -1.0)
         run = functools.partial(of_logprobs, batch, given, monkeypatch, ratio=ratio)
         _, plain, metrics = run()
-        _, weighed, _ = run(importance_cap=cap)
+        _, weighed, capped = run(importance_cap=cap)
         weight = min(np.exp(0.5 * power), cap)
         np.testing.assert_allclose(weighed, weight * plain, rtol=1e-6)
         # Tokens came from the sampler: KL(sampler || trainer), whose x is -1.5 - -1.
         np.testing.assert_allclose(metrics["sampling/kl"].value, np.exp(0.5) - 1.5, rtol=1e-6)
-        np.testing.assert_allclose(metrics["sampling/logp_difference"].value, 0.5, rtol=1e-6)
+        for name in ("mean", "max"):
+            difference = metrics[f"sampling/sampling_logp_difference/{name}"].value
+            np.testing.assert_allclose(difference, 0.5, rtol=1e-6)
+        # Uncapped as long as nothing is weighed by it.
+        unweighed = metrics["sampling/importance_sampling_ratio/max"].value
+        np.testing.assert_allclose(unweighed, np.exp(0.5 * power), rtol=1e-6)
+        for name in ("min", "mean", "max"):
+            given_weight = capped[f"sampling/importance_sampling_ratio/{name}"].value
+            np.testing.assert_allclose(given_weight, weight, rtol=1e-6)
 
     @pytest.mark.parametrize("ratio", ["none", "sequence", "token"])
     def test_a_masked_response_teaches_nothing_and_still_counts_as_one(self, ratio, monkeypatch):

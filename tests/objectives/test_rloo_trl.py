@@ -12,6 +12,7 @@ import pytest
 from rlft_jax.batch import Responses, first_fit, pack
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import rloo
+from rlft_jax.rollout import rollout_metrics
 from rlft_jax.training.step import score_step
 from tests import tiny
 
@@ -135,9 +136,21 @@ def test_advantages_losses_and_gradients_are_theirs(name, tmp_path):
         np.testing.assert_allclose(metrics["loss"].value, loss, rtol=1e-5, atol=2e-6)
         assert tiny.distance(gradient, expected) < 1e-5
         logged = theirs.trainer._metrics["train"]
-        for mine, like in (("entropy", "entropy"), ("clip_ratio", "clip_ratio/region_mean")):
-            np.testing.assert_allclose(metrics[mine].value, logged[like][-1], rtol=1e-5)
-    assert 0 < logged["clip_ratio/region_mean"][-1] < 1
+        for name in ("entropy", *(f"clip_ratio/{side}_mean" for side in ("low", "high", "region"))):
+            np.testing.assert_allclose(metrics[name].value, logged[name][-1], rtol=1e-5)
+    assert 0 < logged["clip_ratio/low_mean"][-1] < logged["clip_ratio/region_mean"][-1] < 1
+
+
+def test_what_is_said_of_rewards_is_what_they_say(tmp_path):
+    policy = tiny.policy()
+    theirs = Theirs(tmp_path, policy, policy, beta=0.0)
+    theirs.rollout()
+    lengths = RESPONSES.is_response.sum(-1)
+    is_finished = np.ones(lengths.shape, bool)
+    metrics = rollout_metrics(REWARDS, lengths, is_finished, {"<lambda>": REWARDS.ravel()})
+    logged = theirs.trainer._metrics["train"]
+    for name in metrics.keys() - {name for name in metrics if name.startswith("completions/")}:
+        np.testing.assert_allclose(metrics[name], logged[name][-1], rtol=1e-6)
 
 
 def moved(policy: tiny.Policy) -> tiny.Policy:

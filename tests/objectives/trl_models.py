@@ -22,13 +22,20 @@ def save(params: convert.Params, architecture: Architecture, folder: Path) -> Pa
     """Writes parameters and a tokenizer of one word per id as a Hugging Face folder."""
     folder.mkdir(parents=True, exist_ok=True)
     convert.save(folder, params, architecture, dtype="float32")
-    words = {f"w{i}": i for i in range(architecture.vocabulary)}
+    save_tokenizer(folder, architecture.vocabulary, pad_id=architecture.vocabulary - 2)
+    return folder
+
+
+def save_tokenizer(folder: Path, vocabulary: int, *, pad_id: int) -> None:
+    """Writes a tokenizer of one word per id, of which the last one ends texts."""
+    words = {f"w{i}": i for i in range(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="w63", pad_token="w62"
+        tokenizer_object=tokenizer,
+        eos_token=f"w{vocabulary - 1}",
+        pad_token=f"w{pad_id}",
     ).save_pretrained(folder)
-    return folder
 
 
 def load(folder: Path) -> Any:
