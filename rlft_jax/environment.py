@@ -4,7 +4,7 @@ import os
 import pathlib
 import stat
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 
 def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -18,8 +18,13 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
     """
     environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
-        caches = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        environment["JAX_COMPILATION_CACHE_DIR"] = _private(pathlib.Path(caches, "rlft_jax", "xla"))
+        environment["JAX_COMPILATION_CACHE_DIR"] = _private(cache_folder(environment) / "xla")
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> pathlib.Path:
+    """Where what can be made again is kept."""
+    caches = environment.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(caches, "rlft_jax")
 
 
 def _private(folder: pathlib.Path) -> str:

@@ -5,12 +5,12 @@ import os
 import pathlib
 import secrets
 from collections.abc import Iterator
-from typing import TextIO
+from typing import IO, Any
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Yields a text file that takes its name only once it is complete and on the disk.
+def written_whole(path: str | os.PathLike[str], *, binary: bool = False) -> Iterator[IO[Any]]:
+    """Yields a file, of text or bytes, that takes its name once it is complete and on the disk.
 
     Whatever stops the writing, the file of before stays, and no part of the new one is left.
     Folders on the way to it are made.
@@ -20,7 +20,8 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     # In the same folder, because a rename across file systems is a copy.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with draft.open("x", encoding="utf-8", newline="\n") as file:
+        how = {"mode": "xb"} if binary else {"mode": "x", "encoding": "utf-8", "newline": "\n"}
+        with draft.open(**how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

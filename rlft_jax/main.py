@@ -230,9 +230,7 @@ def _description(function: Callable) -> str:
 
 
 def _config_help() -> str:
-    schema = importlib.import_module("rlft_jax.config.schema")
-    config = importlib.import_module("rlft_jax.config.binding")
-    return config.describe(schema.SCHEMA, schema.PRESETS)
+    return importlib.import_module("rlft_jax.config.schema").help_page()
 
 
 def _check_name(name: str) -> None:

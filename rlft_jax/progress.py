@@ -4,10 +4,11 @@ On several processes only the first one writes.
 """
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 # Without a terminal a line is written each time this share more is done.
 SHARE = 0.1
@@ -50,21 +51,32 @@ def table(
     if not is_first_process():
         return
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    # Text objects are printed as they are; in a plain string rich reads [44] as markup.
-    drawn = Table(title=Text(title, style="bold"), title_justify="left")
-    for i, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="right" if i else "left")
-    for row in rows:
-        drawn.add_row(*map(Text, row))
     # Files have no width; wrapping figures to the 80 columns that rich assumes helps nobody.
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(drawn)
+    console.print(_drawn(title, columns, rows))
     if caption:
         console.print(Text(caption, style="dim"))
     console.print()
+
+
+def preview(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1
+) -> None:
+    """Shows a table above the bar to whoever watches: nothing of it goes to a log file.
+
+    Args:
+        texts: Columns of texts, which come first; the others are figures.
+    """
+    if is_first_process() and sys.stderr.isatty():
+        _terminal().print(_drawn(title, columns, rows, texts=texts, show_lines=True))
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, above the bar if there is one."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def is_first_process() -> bool:
@@ -82,6 +94,34 @@ def duration(seconds: int | float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@functools.cache
+def _terminal() -> Any:
+    """The one console on standard error: only what goes through a bar's own leaves it whole."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _drawn(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    texts: int = 1,
+    show_lines: bool = False,
+) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text objects are printed as they are; in a plain string rich reads [44] as markup.
+    drawn = Table(title=Text(title, style="bold"), title_justify="left", show_lines=show_lines)
+    for i, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="left" if i < texts else "right")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
 
 
 class _Pace:
@@ -107,7 +147,6 @@ class _Pace:
 
 @contextlib.contextmanager
 def _bar(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -118,7 +157,7 @@ def _bar(description: str, total: int, unit: str, done: int) -> Iterator[Advance
         TextColumn(f"{escape(unit)}  {{task.fields[pace]}}  {{task.fields[note]}}"),
     )
     pace = _Pace(total, done)
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bars:
+    with Progress(*columns, console=_terminal(), refresh_per_second=4) as bars:
         bar = bars.add_task(escape(description), total=total, completed=done, pace="", note="")
 
         def advance(steps: int = 1, *, note: str | None = None) -> None:

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 
 from rlft_jax.batch import Example, Responses
-from rlft_jax.metrics import Mean, Metrics
 from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 from rlft_jax.training.loop import Draw
@@ -43,14 +42,17 @@ class Engine(NamedTuple):
         reward: Rewards of responses to problems, in all and by name.
         old_score: Scores under the policy that sampled; None where nothing asks for it.
         reference_score: Scores under the reference policy; None where nothing asks for it.
-        advantages: From rewards, response masks, old and reference log-probabilities.
+        select: Which responses are learned from; all where None.
+        advantages: From rewards, response masks, old and reference log-probabilities; None where
+            responses are compared otherwise.
     """
 
     encode: Callable[[Problem], list[int]]
     decode: Callable[[Sequence[int]], str]
     sample: Callable[[Params, list[list[int]], int, list[int]], list[list[Completion]]]
     reward: Callable[[Sequence[Problem], Sequence[str]], Rewarded]
-    advantages: Callable[..., Float[np.ndarray, "B G T"]]
+    select: Callable[[Responses], Responses] | None = None
+    advantages: Callable[..., Float[np.ndarray, "B G T"]] | None = None
     old_score: Score | None = None
     reference_score: Score | None = None
 
@@ -59,7 +61,8 @@ class Rollout:
     """Samples responses to the problems of a batch and rewards them; then deals them out.
 
     A rollout lasts for `updates` x `minibatches` steps. What is left of it is part of the state,
-    so a run may stop between any two of them.
+    so a run may stop between any two of them. Which prompts share a minibatch does not depend on
+    the number of processes.
 
     Args:
         problems: This process' problems of each rollout, in batches.
@@ -93,7 +96,7 @@ class Rollout:
         self._mask_truncated, self._penalty = mask_truncated, missing_stop_penalty
         self._rollouts, self._used = 0, 0
         self._pending: Responses | None = None
-        self._metrics: Metrics = {}  # of the rollout in use
+        self._metrics: dict[str, np.float32] = {}  # of the rollout in use
 
     def next(self, params: Params, step: int) -> Draw:
         """The next minibatch, of a new rollout by `params` when the last one is used up.
@@ -107,10 +110,10 @@ class Rollout:
             except BaseException:
                 self._problems.set_state(position)
                 raise
-        prompts, rest = divmod(len(self._pending.tokens), self._minibatches)
-        assert not rest, (len(self._pending.tokens), self._minibatches)
-        start = self._used % self._minibatches * prompts
-        part = _each(self._pending, lambda field: field[start : start + prompts])
+        prompts, number = len(self._pending.tokens), self._used % self._minibatches
+        assert prompts % self._minibatches == 0, (prompts, self._minibatches)
+        # Dealt in turns: a process' first prompt goes to minibatch 0, whichever process it is.
+        part = _each(self._pending, lambda field: field[number :: self._minibatches])
         self._used += 1
         if self._used == self._updates * self._minibatches:
             self._pending, self._used = None, 0
@@ -124,7 +127,7 @@ class Rollout:
             "rollouts": self._rollouts,
             "used": self._used,
             "pending": {name: field for name, field in fields.items() if field is not None},
-            "metrics": {name: [float(x) for x in mean] for name, mean in self._metrics.items()},
+            "metrics": self._metrics,
             "table": self.table,
         }
 
@@ -133,12 +136,10 @@ class Rollout:
         self._problems.set_state(state["problems"])
         self._rollouts, self._used = state["rollouts"], state["used"]
         self._pending = Responses(**state["pending"]) if state["pending"] else None
-        self._metrics = {
-            name: Mean(*map(np.float32, mean)) for name, mean in state["metrics"].items()
-        }
+        self._metrics = state["metrics"]
         self.table = state["table"]
 
-    def _roll_out(self, params: Params) -> tuple[Responses, Metrics]:
+    def _roll_out(self, params: Params) -> tuple[Responses, dict[str, np.float32]]:
         engine, G = self._engine, self._group_size
         problems = next(self._problems)
         prompts = [engine.encode(problem) for problem in problems]
@@ -151,38 +152,50 @@ class Rollout:
         rewards = rewards.reshape(-1, G).astype(np.float32)
         is_finished = np.array([[c.is_finished for c in group] for group in groups])
 
-        responses = gathered(prompts, groups)
+        shaped = rewards - np.float32(self._penalty) * ~is_finished
+        responses = gathered(prompts, groups)._replace(rewards=shaped)
         if self._mask_truncated:
             is_response = responses.is_response & is_finished[..., None]
             responses = responses._replace(is_response=is_response)
+        if engine.select is not None:
+            responses = engine.select(responses)
         if engine.old_score is not None:
             responses = responses._replace(old_logprobs=engine.old_score(params, responses))
         if engine.reference_score is not None:
             scores = engine.reference_score(params, responses)
             responses = responses._replace(reference_logprobs=scores)
-        shaped = rewards - np.float32(self._penalty) * ~is_finished
-        advantages = engine.advantages(
-            shaped,
-            responses.is_response,
-            responses.old_logprobs,
-            responses.reference_logprobs,
-            gathered_everywhere,
-        )
+        if engine.advantages is not None:
+            advantages = engine.advantages(
+                responses.rewards,
+                responses.is_response,
+                responses.old_logprobs,
+                responses.reference_logprobs,
+                gathered_everywhere,
+            )
+            responses = responses._replace(advantages=advantages)
         if self._updates * self._minibatches == 1:
             # The only update scores the policy that sampled itself: then the ratio is exactly 1.
             responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
-        self.table = _table(problems, texts, shaped, parts, advantages)[:SHOWN]
+        self.table = _table(problems, texts, shaped, parts, responses.advantages)[:SHOWN]
         lengths = np.array([[len(c.tokens) for c in group] for group in groups])
-        return (
-            responses._replace(rewards=shaped, advantages=advantages),
-            rollout_metrics(shaped, parts, lengths, is_finished),
+        metrics = rollout_metrics(
+            gathered_everywhere(shaped),
+            gathered_everywhere(lengths),
+            gathered_everywhere(is_finished),
+            {name: gathered_everywhere(values) for name, values in parts.items()},
         )
+        return responses, metrics
 
 
-def gathered_everywhere(values: np.ndarray) -> np.ndarray:
-    """The values of all processes."""
-    return values if jax.process_count() == 1 else multihost_utils.process_allgather(values)
+def gathered_everywhere(values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "all *rest"]:
+    """The values of all processes, one after the other along the first axis, bit for bit."""
+    if jax.process_count() == 1:
+        return values
+    # As bytes, because JAX would round float64 to float32.
+    sent = np.ascontiguousarray(values).view(np.uint8)
+    received = np.asarray(multihost_utils.process_allgather(sent))
+    return received.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
 def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]) -> Responses:
@@ -205,27 +218,27 @@ def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Complet
 
 def rollout_metrics(
     rewards: Float[np.ndarray, "B G"],
-    parts: Mapping[str, Float[np.ndarray, " N"]],
-    lengths: np.ndarray,
+    lengths: Int[np.ndarray, "B G"],
     is_finished: Bool[np.ndarray, "B G"],
-) -> Metrics:
-    """What a rollout was like, under TRL's names."""
-    deviation = rewards.std(-1, ddof=1)
-    return {
-        "reward": _mean(rewards),
-        "reward_std": _mean(deviation),
-        "frac_reward_zero_std": _mean(deviation == 0),
-        "completions/mean_length": _mean(lengths),
-        "completions/mean_terminated_length": _mean(lengths, is_finished),
-        "completions/clipped_ratio": _mean(~is_finished),
-        **{f"rewards/{name}/mean": _mean(values) for name, values in parts.items()},
+    parts: Mapping[str, Float[np.ndarray, " N"]],
+) -> dict[str, np.float32]:
+    """What a rollout was like, under TRL's names. Deviations are over all of its responses."""
+    finished = lengths[is_finished] if is_finished.any() else np.zeros(1)
+    found = {
+        "reward": rewards.mean(dtype=np.float64),
+        "reward_std": rewards.std(ddof=1, dtype=np.float64),
+        "frac_reward_zero_std": (rewards.max(-1) == rewards.min(-1)).mean(),
+        "completions/mean_length": lengths.mean(),
+        "completions/min_length": lengths.min(),
+        "completions/max_length": lengths.max(),
+        "completions/mean_terminated_length": finished.mean(),
+        "completions/min_terminated_length": finished.min(),
+        "completions/max_terminated_length": finished.max(),
+        "completions/clipped_ratio": (~is_finished).mean(),
+        **{f"rewards/{name}/mean": values.mean() for name, values in parts.items()},
+        **{f"rewards/{name}/std": values.std(ddof=1) for name, values in parts.items()},
     }
-
-
-def _mean(values: np.ndarray, where: np.ndarray | None = None) -> Mean:
-    """`Mean.of`, on the host."""
-    kept = np.asarray(values, np.float64) if where is None else values[where].astype(np.float64)
-    return Mean(np.float32(kept.sum()), np.float32(kept.size))  # pyright: ignore
+    return {name: np.float32(value) for name, value in found.items()}
 
 
 def _each(responses: Responses, function: Callable[[np.ndarray], np.ndarray]) -> Responses:
@@ -238,20 +251,20 @@ def _table(
     texts: Sequence[str],
     rewards: np.ndarray,
     parts: Mapping[str, np.ndarray],
-    advantages: np.ndarray,
+    advantages: np.ndarray | None,
 ) -> list[dict[str, Any]]:
     """Rows to read: every response with its problem, rewards and advantage."""
     G = rewards.shape[1]
-    largest = np.take_along_axis(advantages, np.abs(advantages).argmax(-1, keepdims=True), axis=-1)[
-        ..., 0
-    ]
+    columns: dict[str, np.ndarray] = {"reward": rewards.ravel()}
+    columns |= {f"rewards/{name}": values for name, values in parts.items()}
+    if advantages is not None:
+        largest = np.abs(advantages).argmax(-1, keepdims=True)
+        columns["advantage"] = np.take_along_axis(advantages, largest, axis=-1).ravel()
     return [
         {
             "prompt": problems[i // G].prompt,
             "completion": text,
-            "reward": float(rewards[i // G, i % G]),
-            **{f"rewards/{name}": float(values[i]) for name, values in parts.items()},
-            "advantage": float(largest[i // G, i % G]),
+            **{name: float(values[i]) for name, values in columns.items()},
         }
         for i, text in enumerate(texts)
     ]

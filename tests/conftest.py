@@ -30,6 +30,14 @@ def shared_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    """A mesh of the first device alone, to compare with what all of them do."""
+    axes = ("data", "fsdp", "tensor")
+    types = (jax.sharding.AxisType.Auto,) * 3
+    return jax.make_mesh((1, 1, 1), axes, axis_types=types, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
 def tiny_parts(tmp_path_factory):
     """A tiny model, problems and a reward; `tiny` is what tests ask for."""
     from tests import tiny_run

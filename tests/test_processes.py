@@ -17,7 +17,8 @@ from tests.tiny_run import Tiny, lines, saved
 
 REPOSITORY = Path(__file__).parents[1]
 RLFT = [sys.executable, "-c", "from rlft_jax.main import run; raise SystemExit(run())"]
-TWO = [sys.executable, str(REPOSITORY / "launch/local.py"), "--processes=2", "--devices=1", "--"]
+LAUNCH = [sys.executable, str(REPOSITORY / "launch/local.py"), "--processes=2"]
+TWO = [*LAUNCH, "--devices=1", "--"]
 HELD_OUT = dict(data__holdout=5, every__evaluate=2)
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,16 @@ def test_two_processes_do_what_one_does(tiny, tmp_path, kind, changes):
     output = finish([*TWO, *command(config, tmp_path, two)], tmp_path)
     assert "on 2 device(s): data 1, fsdp 2" in output
     assert_close_runs(two, one)
+
+
+def test_two_processes_of_two_devices_do_what_one_device_does(tiny, tmp_path):
+    changes = dict(**HELD_OUT, evaluation__max_new_tokens=6, optimizer__learning_rate=2e-3)
+    config = tiny.rloo(steps=4, log__tensorboard=False, advantages__kl_weight=0.05, **changes)
+    one, four = tmp_path / "one", tmp_path / "four"
+    finish(command(config, tmp_path, one), tmp_path)
+    output = finish([*LAUNCH, "--devices=2", "--", *command(config, tmp_path, four)], tmp_path)
+    assert "on 4 device(s): data 1, fsdp 4" in output
+    assert_close_runs(four, one)
 
 
 def test_a_reward_that_fails_on_one_process_stops_both_with_the_state_saved(tiny, tmp_path):

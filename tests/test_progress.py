@@ -13,6 +13,16 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def fresh_terminal(monkeypatch):
+    """Terminals of a known size, each made anew."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    progress._terminal.cache_clear()
+    yield
+    progress._terminal.cache_clear()
+
+
 def test_a_log_file_gets_a_line_each_tenth_of_the_way(capsys):
     with progress.progress("Sampling", 100, unit="problems") as advance:
         for _ in range(100):
@@ -60,8 +70,6 @@ def test_slow_steps_are_told_by_how_long_one_takes(monkeypatch):
 def test_a_terminal_gets_a_bar_with_markup_shown_as_text(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "140")
     with progress.progress("RLOO [red]", 4) as advance:
         advance(4, note="[44, 19]")
     assert "RLOO [red]" in terminal.getvalue()
@@ -74,6 +82,7 @@ def test_other_processes_are_silent(monkeypatch, capsys):
     with progress.progress("Sampling", 2) as advance:
         advance(2)
     progress.table("Results", ["", "a"], [["x", "1"]])
+    progress.say("Done.")
     assert capsys.readouterr() == ("", "")
 
 
@@ -85,6 +94,25 @@ def test_tables_keep_brackets_and_do_not_wrap_figures(capsys):
     assert all(cell in line for cell in cells)
     assert out.splitlines()[0].rstrip() == "Results [a]"
     assert out.endswith("\n512 [x]\n\n")
+
+
+def test_a_preview_is_above_the_bar_of_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.progress("RLOO", 4) as advance:
+        advance(2)
+        progress.preview("Step 2", ["prompt", "reward"], [["Reach [44]", "0.5"]])
+        progress.say("Step 2: eval_loss 0.5")
+        advance(2)
+    shown = terminal.getvalue()
+    assert "Reach [44]" in shown
+    # The bar is drawn again below what was printed.
+    assert shown.index("Reach [44]") < shown.index("eval_loss 0.5") < shown.rindex("4/4")
+
+
+def test_a_log_file_gets_no_preview(capsys):
+    progress.preview("Step 2", ["prompt", "reward"], [["Reach [44]", "0.5"]])
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("total", "steps"), [(0, 0), (1, 1)])

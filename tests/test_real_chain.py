@@ -101,11 +101,11 @@ def test_imitation_lowers_the_loss_on_held_out_derivations(chain):
 
 def test_updates_start_at_ratio_one_and_report_their_kl(chain):
     run = chain / "rloo"
-    assert values(run, "importance_sampling_ratio") == [1.0] * UPDATES
+    assert values(run, "ratio/mean") == [1.0] * UPDATES
     kl = values(run, "kl")
     assert kl[0] == pytest.approx(0, abs=1e-9)
     assert kl[-1] > 1e-6
-    assert max(values(run, "sampling/logp_difference")) < 1e-4
+    assert max(values(run, "sampling/sampling_logp_difference/max")) < 1e-4
 
 
 def test_evaluation_reads_the_list_of_200_problems(chain, problems, tmp_path):

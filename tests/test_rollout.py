@@ -4,14 +4,16 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlft_jax import rollout
 from rlft_jax.batch import Responses
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.objectives import rloo
-from rlft_jax.rollout import Engine, Rollout
+from rlft_jax.rollout import Engine, Rollout, rollout_metrics
 from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 
@@ -97,7 +99,7 @@ def test_a_rollout_holds_what_was_sampled():
     assert made.rewards.dtype == made.advantages.dtype == np.float32
     expected = rloo.leave_one_out(made.rewards.astype(np.float64))
     np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(draw.metrics["reward"].value, made.rewards.mean(), rtol=1e-6)
+    np.testing.assert_allclose(draw.metrics["reward"], made.rewards.mean(), rtol=1e-6)
     assert [row["reward"] for row in source.table] == made.rewards.ravel()[:8].tolist()
 
 
@@ -156,6 +158,61 @@ def test_several_processes_sample_what_one_would():
             np.testing.assert_array_equal(part.rewards[at], whole.rewards[b])
 
 
+def test_a_minibatch_has_the_prompts_that_it_has_with_one_process():
+    shared = dict(responses=2, minibatches=2, updates=2)
+    score = dict(old_score=scored(-1.0))
+    alone = Rollout(stream(8), engine(**score), **shared)
+    two = [Rollout(stream(4, p, 2), engine(**score), p, 2, **shared) for p in range(2)]
+    for whole, *parts in zip(draws(alone, 4), *(draws(source, 4) for source in two)):
+        prompts = [part.tokens[:, 0, 0].tolist() for part in parts]
+        assert [len(p) for p in prompts] == [2, 2]
+        assert prompts[0] + prompts[1] == whole.tokens[:, 0, 0].tolist()
+
+
+def test_what_processes_give_each_other_is_not_rounded(monkeypatch):
+    # JAX rounds what is of 64 bits, as it does between real processes.
+    of_two = lambda x: np.asarray(jnp.stack([jnp.asarray(x), jnp.asarray(x)]))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(rollout.multihost_utils, "process_allgather", of_two)
+    for values in (np.random.default_rng(0).random((3, 2)), np.eye(2, dtype=bool), np.arange(5)):
+        gathered = rollout.gathered_everywhere(values)
+        assert gathered.dtype == values.dtype
+        np.testing.assert_array_equal(gathered, np.concatenate([values, values]))
+
+
+def test_what_a_rollout_was_like_is_told_under_the_names_of_trl():
+    metrics = rollout_metrics(
+        np.array([[1.0, 0.0], [0.1, 0.1]], np.float32),
+        np.array([[3, 5], [2, 8]]),
+        np.array([[True, True], [True, False]]),
+        {"verifier": np.array([1.0, 0.0, 0.1, 0.1])},
+    )
+    deviation = np.std([1, 0, 0.1, 0.1], ddof=1)
+    expected = {
+        "reward": 0.3,
+        "reward_std": deviation,
+        "frac_reward_zero_std": 0.5,
+        "completions/mean_length": 4.5,
+        "completions/min_length": 2,
+        "completions/max_length": 8,
+        "completions/mean_terminated_length": 10 / 3,
+        "completions/min_terminated_length": 2,
+        "completions/max_terminated_length": 5,
+        "completions/clipped_ratio": 0.25,
+        "rewards/verifier/mean": 0.3,
+        "rewards/verifier/std": deviation,
+    }
+    assert metrics == pytest.approx(expected, rel=1e-6)
+
+
+def test_lengths_of_what_ended_are_0_where_nothing_did():
+    lengths, none = np.full((2, 2), 4), np.zeros((2, 2), bool)
+    metrics = rollout_metrics(np.zeros((2, 2), np.float32), lengths, none, {})
+    for kind in ("mean", "min", "max"):
+        assert metrics[f"completions/{kind}_terminated_length"] == 0
+        assert metrics[f"completions/{kind}_length"] == 4
+
+
 def test_no_request_has_a_number_twice():
     seen = []
 
@@ -180,10 +237,10 @@ def test_what_was_cut_off_loses_reward():
     lost = plain.responses.rewards - draw.responses.rewards
     np.testing.assert_array_equal(lost, 5.0 * is_cut)
     assert draw.responses.rewards.dtype == np.float32
-    np.testing.assert_allclose(draw.metrics["reward"].value, draw.responses.rewards.mean())
+    np.testing.assert_allclose(draw.metrics["reward"], draw.responses.rewards.mean())
     # Parts are reported as the functions gave them.
     assert draw.metrics["rewards/length/mean"] == plain.metrics["rewards/length/mean"]
-    np.testing.assert_allclose(draw.metrics["completions/clipped_ratio"].value, is_cut.mean())
+    np.testing.assert_allclose(draw.metrics["completions/clipped_ratio"], is_cut.mean())
 
 
 def test_what_was_cut_off_may_teach_nothing_and_is_a_baseline_still():
@@ -194,7 +251,7 @@ def test_what_was_cut_off_may_teach_nothing_and_is_a_baseline_still():
     assert not masked.advantages[is_cut].any()
     np.testing.assert_array_equal(masked.advantages[~is_cut], plain.advantages[~is_cut])
     np.testing.assert_array_equal(masked.rewards, plain.rewards)
-    np.testing.assert_allclose(made.metrics["completions/clipped_ratio"].value, is_cut.mean())
+    np.testing.assert_allclose(made.metrics["completions/clipped_ratio"], is_cut.mean())
 
 
 def test_scores_reach_the_advantages():

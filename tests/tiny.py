@@ -14,7 +14,7 @@ from rlft_jax.metrics import Metrics
 from rlft_jax.models import lora
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
 from rlft_jax.training.optimizer import Optimizer
-from rlft_jax.training.step import Objective, Params, init_state, train_step
+from rlft_jax.training.step import AnyBatch, Objective, Params, init_state, train_step
 
 ARCHITECTURE = Architecture(
     vocabulary=64,
@@ -56,7 +56,7 @@ def policy(
     if adapter is None:
         trains = nnx.Param
     else:
-        lora.add(model, key=jax.random.key(seed), **adapter)
+        lora.add(model, lora.Settings(**adapter), key=jax.random.key(seed))
     graph, params, frozen = nnx.split(model, trains, ...)
     rng = np.random.default_rng(seed)
     shaken = lambda x: x + jnp.asarray(0.1 * rng.standard_normal(x.shape, np.float32))
@@ -116,7 +116,7 @@ def batch_of(
     return jax.tree.map(jnp.asarray, pack(responses, packing))
 
 
-def first_micro_batch(batch: Batch) -> Batch:
+def first_micro_batch(batch: AnyBatch) -> Any:
     """What an objective sees of a batch that has one micro-batch."""
     return jax.tree.map(lambda x: x[0], batch)
 
@@ -138,7 +138,7 @@ compiled_step = jax.jit(
 )
 
 
-def gradient(policy: Policy, objective: Objective, batch: Batch) -> tuple[Params, Metrics]:
+def gradient(policy: Policy, objective: Objective, batch: AnyBatch) -> tuple[Params, Metrics]:
     """Gradient of a train step over all micro-batches, and its metrics."""
     state, metrics = compiled_step(
         init_state(policy.params, KEEP_GRADIENT),

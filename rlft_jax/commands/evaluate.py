@@ -3,18 +3,20 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlft_jax import evaluate as evaluation
 from rlft_jax import progress
-from rlft_jax.commands.policies import Dtype, policy_sampler, template_of
+from rlft_jax.commands.policies import Dtype, template_of
 from rlft_jax.commands.requests import line_of
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.readers import read_rows
 from rlft_jax.evaluate import with_interval
 from rlft_jax.files import written_whole
 from rlft_jax.models.qwen2 import Compute
-from rlft_jax.runs.loading import Origin, Policy, find, load
+from rlft_jax.runs.inference import load_replicas, sample_from
+from rlft_jax.runs.loading import Origin, find
 from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import TASKS, countdown
 from rlft_jax.tasks.problem import Problem, lookup
@@ -28,6 +30,8 @@ def evaluate(
     model: str,
     task: str = "countdown",
     data: str | None = None,
+    split: str = "test",
+    subset: str | None = None,
     limit: int | None = None,
     template: str | None = None,
     samples: int = 16,
@@ -54,6 +58,9 @@ def evaluate(
         task: countdown or gsm8k.
         data: File (.jsonl, .jsonl.gz, .parquet), folder or hub name of problems. Countdown
             makes 200 problems of its own where there is none, always the same.
+        split: Which split of a folder or hub data set, or a slice such as "test[:100]". A file
+            has one split, whatever its name, which can be sliced too.
+        subset: Which configuration of a hub data set, where it has several.
         limit: Take the first problems only.
         template: How to pose the problems: tinyzero, chat or plain for countdown, chat or plain
             for gsm8k. Left out, it is the one that a run directory was trained with, or else
@@ -69,7 +76,8 @@ def evaluate(
         scorer: What the mean score is the mean of: strict, or for countdown compat, TinyZero's.
             Whether an answer is correct is always judged strictly.
         seed: Of the sampling and of the intervals.
-        batch_rows: Completions to sample at once; changes memory and speed only.
+        batch_rows: Completions to sample at once, on all devices together; changes memory and
+            speed only.
         dtype: What to compute in.
         out: The .json file to write.
         completions: A .jsonl file to write all completions to, with their grades.
@@ -95,7 +103,9 @@ def evaluate(
     )
     origin = find(model)
     template = template or template_of(origin, task)
-    problems, source = read_problems(task, data, limit=limit, template=template)
+    problems, source = read_problems(
+        task, data, split=split, subset=subset, limit=limit, template=template
+    )
     prompts = encode_problems(problems, origin, max_new_tokens=max_new_tokens)
     spec = {
         "model": model,
@@ -114,11 +124,11 @@ def evaluate(
         # Opened first: hours of sampling shall not end with a folder that can't be written to.
         result_file = files.enter_context(written_whole(out)) if out else None
         rows_file = files.enter_context(written_whole(completions)) if completions else None
-        policy = load(origin, compute=Compute(dtype=dtype))
+        replicas = load_replicas(origin, Compute(dtype=dtype))
         result = evaluation.evaluate(
             problems,
             task=task,
-            sample=sample_from(policy, prompts, settings, samples=samples, seed=seed),
+            sample=sample_from(replicas, prompts, settings, samples=samples, seed=seed),
             decode=lambda ids: origin.tokenizer.decode(ids, skip_special_tokens=True),
             samples=samples,
             scorer=scorer,
@@ -133,14 +143,22 @@ def evaluate(
 
 
 def read_problems(
-    task: str, data: str | None, *, limit: int | None, template: str
+    task: str,
+    data: str | None,
+    *,
+    split: str = "test",
+    subset: str | None = None,
+    limit: int | None,
+    template: str,
 ) -> tuple[list[Problem], str]:
     """Returns the problems to solve, and where they are from."""
     poser = TASKS[task]
     if limit is not None and limit < 1:
         raise ValueError(f"--limit={limit} leaves no problem. Set 1 or more, or leave it out.")
     if data is not None:
-        rows, source = read_rows(data, limit=limit), data
+        rows = read_rows(data, split=split, subset=subset, limit=limit)
+        is_whole_file = Path(data).is_file() and "[" not in split
+        source = data if is_whole_file else ", ".join(filter(None, [data, subset, split]))
     elif task == "countdown":
         count = limit or MADE
         rows = countdown.generate(seed=MADE_SEED, count=count, unique=True)
@@ -164,25 +182,6 @@ def encode_problems(
             " Lower --max_new_tokens, or take the problem out."
         )
     return prompts
-
-
-def sample_from(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    settings: SamplingSettings,
-    *,
-    samples: int,
-    seed: int,
-) -> evaluation.Sample:
-    """Returns what `evaluate` samples with; the randomness of a problem goes by its number."""
-    sampler = policy_sampler(policy, settings)
-
-    def sample(chosen: Sequence[Problem], first: int) -> Sequence[Sequence[Any]]:
-        numbers = range(first, first + len(chosen))
-        posed = [prompts[i] for i in numbers]
-        return sampler(policy.params, posed, samples=samples, seed=seed, requests=numbers)
-
-    return sample
 
 
 def show(result: evaluation.Result) -> None:

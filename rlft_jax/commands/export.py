@@ -14,6 +14,8 @@ def export(
 ) -> None:
     """Turns a run into a Hugging Face folder, or into a PEFT adapter.
 
+    It works in the host's memory and takes no accelerator, so the run may still be training.
+
     Args:
         run: The run directory.
         out: The folder to write; it must not exist, or be empty.
@@ -21,6 +23,10 @@ def export(
         dtype: Type of the weights in the files.
         adapter: Write the adapters alone, for PEFT; otherwise the whole model, adapters merged.
     """
+    import jax
+
+    # Before jax looks for devices: it would seize memory of those that another process uses.
+    jax.config.update("jax_platforms", "cpu")
     from rlft_jax.runs import exporting
 
     exporting.export(run, Path(out), step=step, dtype=dtype, adapter=adapter)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from rlft_jax.commands.policies import Dtype, policy_sampler
+from rlft_jax.commands.policies import Dtype
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
-from rlft_jax.runs.loading import Policy, find, load
+from rlft_jax.runs.inference import Replicas, load_replicas, sample_from
+from rlft_jax.runs.loading import find
 from rlft_jax.sampling.sampler import Completion, SamplingSettings
 
 
@@ -46,7 +47,8 @@ def generate(
         repetition_penalty: Above 1, makes tokens that occurred less likely.
         stop_strings: Texts that end a completion, besides the model's own stop tokens.
         seed: Of the sampling. A line's completion depends on its place, not on other lines.
-        batch_rows: Prompts to complete at once; changes memory and speed only.
+        batch_rows: Prompts to complete at once, on all devices together; changes memory and
+            speed only.
         dtype: What to compute in.
     """
     requests = read_requests(prompts)
@@ -70,8 +72,8 @@ def generate(
         following=[max_new_tokens] * len(requests),
     )
     with written_whole(out) as file:
-        policy = load(origin, compute=Compute(dtype=dtype))
-        completions = complete(policy, encoded, settings, seed=seed)
+        replicas = load_replicas(origin, Compute(dtype=dtype))
+        completions = complete(replicas, encoded, settings, seed=seed)
         for request, completion in zip(requests, completions, strict=True):
             text = origin.tokenizer.decode(completion.tokens, skip_special_tokens=True)
             added = {"completion": text, "token_ids": completion.tokens.tolist()}
@@ -79,17 +81,15 @@ def generate(
 
 
 def complete(
-    policy: Policy, prompts: Sequence[list[int]], settings: SamplingSettings, *, seed: int
+    replicas: Replicas, prompts: Sequence[list[int]], settings: SamplingSettings, *, seed: int
 ) -> list[Completion]:
     """Returns one completion of each prompt, with a bar meanwhile."""
-    sampler = policy_sampler(policy, settings)
+    sample = sample_from(replicas, prompts, settings, seed=seed)
     size = settings.batch_rows
     completions: list[Completion] = []
     with progress("Generating", len(prompts), unit="prompts") as advance:
         for first in range(0, len(prompts), size):
             chunk = prompts[first : first + size]
-            numbers = range(first, first + len(chunk))
-            groups = sampler(policy.params, chunk, seed=seed, requests=numbers)
-            completions += [group[0] for group in groups]
+            completions += [group[0] for group in sample(chunk, first)]
             advance(len(chunk))
     return completions

@@ -18,10 +18,11 @@ def inspect(*, config: str, examples: int = 3, overrides: Sequence[tuple[str, st
     import numpy as np
 
     from rlft_jax.batch import Example
+    from rlft_jax.config.checks import is_rl
     from rlft_jax.data import inspection
     from rlft_jax.data.problems import encode_problem
     from rlft_jax.runs import loading
-    from rlft_jax.runs.plan import count_steps, is_rl, read_data
+    from rlft_jax.runs.plan import count_steps, read_data
 
     origin = loading.find(settings["model"]["path"])
     data = read_data(settings, origin)

@@ -1,21 +1,19 @@
 """`rlft logprobs`: what a model thinks of given completions, token by token."""
 
-import functools
 from collections.abc import Sequence
 
-import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float
 
-from rlft_jax.batch import Batch, Example, Responses, first_fit, pack
+from rlft_jax.batch import Example, Responses
 from rlft_jax.commands.policies import Dtype
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
-from rlft_jax.logprobs import response_logprobs
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
-from rlft_jax.runs.loading import Policy, find, load
+from rlft_jax.runs.inference import Replicas, load_replicas, policy_score
+from rlft_jax.runs.loading import find
+from rlft_jax.training.feeding import Feed
 
 
 def logprobs(
@@ -38,7 +36,8 @@ def logprobs(
         model: Hugging Face folder, hub name or run directory.
         data: The .jsonl or .jsonl.gz file of prompts and completions.
         out: The .jsonl file to write; it appears when it is complete.
-        batch_rows: Completions to score at once; changes memory and speed only.
+        batch_rows: Completions to score at once, on all devices together; changes memory and
+            speed only.
         dtype: What to compute in.
     """
     requests = read_requests(data, with_completion=True)
@@ -54,18 +53,21 @@ def logprobs(
         following=list(map(len, completions)),
     )
     with written_whole(out) as file:
-        policy = load(origin, compute=Compute(dtype=dtype))
+        replicas = load_replicas(origin, Compute(dtype=dtype))
         examples = list(map(_example, prompts, completions))
-        scored = score_examples(policy, examples, rows=batch_rows)
+        scored = score_examples(replicas, examples, rows=batch_rows)
         for request, ids, logp in zip(requests, completions, scored, strict=True):
             added = {"logprobs": logp.tolist(), "token_ids": ids}
             file.write(line_of({**request.row, **added}))
 
 
 def score_examples(
-    policy: Policy, examples: Sequence[Example], *, rows: int
+    replicas: Replicas, examples: Sequence[Example], *, rows: int
 ) -> list[Float[np.ndarray, " t"]]:
     """Returns the log-probabilities of each example's response tokens, in order."""
+    policy, mesh = replicas
+    feed = Feed(mesh, tokens=policy.origin.architecture.max_positions, packed=False)
+    score = policy_score(policy.graph, {}, feed)
     scored: list[np.ndarray] = [np.zeros(0, np.float32)] * len(examples)
     # Like lengths share a batch, for little padding; the longest come first, so that what does
     # not fit into memory shows at once.
@@ -73,26 +75,12 @@ def score_examples(
     with progress("Scoring", len(examples), unit="completions") as advance:
         for start in range(0, len(order), rows):
             chosen = order[start : start + rows]
-            batch = [examples[i] for i in chosen]
-            for i, example, logp in zip(chosen, batch, _score(policy, batch), strict=True):
-                scored[i] = logp[: len(example.tokens)][example.is_response]
+            responses = Responses.of([[examples[i]] for i in chosen])
+            logps = score(policy.params, responses)[:, 0]
+            for i, logp, is_response in zip(chosen, logps, responses.is_response[:, 0]):
+                scored[i] = logp[is_response]
             advance(len(chosen))
     return scored
-
-
-def _score(policy: Policy, examples: Sequence[Example]) -> Float[np.ndarray, "B T"]:
-    responses = Responses.of([[example] for example in examples])
-    packing = first_fit(
-        responses.lengths, tokens=policy.origin.architecture.max_positions, packed=False
-    )
-    batch = jax.tree.map(lambda x: x[0], pack(responses, packing))  # of one micro-batch
-    rows = np.asarray(_scores(policy.graph, policy.params, batch))
-    return packing.lift(rows[None], responses.tokens.shape[-1])[:, 0]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _scores(graph: nnx.GraphDef, params: PyTree, batch: Batch) -> Float[Array, "R T"]:
-    return response_logprobs(nnx.merge(graph, params), batch)
 
 
 def _example(prompt: list[int], completion: list[int]) -> Example:

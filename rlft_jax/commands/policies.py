@@ -1,20 +1,12 @@
 """What commands ask of a policy."""
 
-import dataclasses
 from typing import Literal
 
 from rlft_jax.config.settings import settings_of
-from rlft_jax.runs.loading import Origin, Policy, read_config
-from rlft_jax.sampling.sampler import Sampler, SamplingSettings
+from rlft_jax.runs.loading import Origin, read_config
 from rlft_jax.tasks import TASKS
 
 Dtype = Literal["float32", "bfloat16"]
-
-
-def policy_sampler(policy: Policy, settings: SamplingSettings) -> Sampler:
-    """Returns a sampler that also stops where the policy's checkpoint says."""
-    settings = dataclasses.replace(settings, stop_ids=policy.origin.stop_ids)
-    return Sampler(policy.graph, settings, decode=policy.origin.tokenizer.decode)
 
 
 def template_of(origin: Origin, task: str) -> str:

@@ -31,6 +31,10 @@ from rlft_jax.config.settings import closest, describe_settings, settings_of, su
 # What `config.SECTION.preset = NAME` fills in: {section: {name: {"section.setting": value}}}.
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
+# Chooses the sections, and the functions behind them, that what was written asks for; it may add
+# to both what was written and the problems.
+Narrow = Callable[[Written, list[str]], Schema]
+
 # Tells what is wrong between settings that are each right, a sentence a problem. It indexes the
 # config (`config["batch"]["prompts"]`), so that it stops at a setting that could not be read.
 Check = Callable[[dict[str, Any]], Iterable[str]]
@@ -70,6 +74,7 @@ def resolve(
     schema: Schema,
     *,
     always: Collection[str] = (),
+    narrow: Narrow | None = None,
     presets: Presets | None = None,
     checks: Sequence[Check] = (),
 ) -> dict[str, Any]:
@@ -81,8 +86,9 @@ def resolve(
     Args:
         config: What the file says. Placeholders that nobody filled count as not written.
         overrides: Dotted settings and their text, such as ("objective.kl_weight", "0.05").
-        schema: What each section configures.
+        schema: What each section may configure.
         always: Sections that are there without being written.
+        narrow: What each section configures in this case, if that depends on other sections.
         presets: Values that sections take from a preset, by section and preset.
         checks: What else to ask of the result.
 
@@ -94,16 +100,21 @@ def resolve(
     apply_overrides(written, overrides, schema, problems)
     for section in always:
         written.setdefault(section, {})
+    sections = [section for section in schema if section]
+    if narrow is not None:
+        schema = narrow(written, problems)
     for section, by_name in (presets or {}).items():
         apply_preset(written, section, by_name, problems)
 
     resolved: dict[str, Any] = {}
-    for section, entry in schema.items():
+    for section in ["", *sections]:
         if section == "":
-            assert callable(entry)
-            resolved |= settle(section, entry, written[""], [s for s in schema if s], problems)
-        elif section in written:
+            top = schema[section]
+            assert callable(top)
+            resolved |= settle(section, top, written[""], sections, problems)
+        elif section in written and section in schema:
             extra = ["preset"] if section in (presets or {}) else []
+            entry = schema[section]
             resolved |= settle_section(section, entry, written[section], extra, problems)
         else:
             resolved[section] = None
@@ -134,8 +145,14 @@ def bind(function: Callable, section: Mapping[str, Any]) -> functools.partial:
     return functools.partial(function, **chosen)
 
 
-def describe(schema: Schema, presets: Presets | None = None) -> str:
-    """Returns a page with every section and setting, its default and its meaning."""
+def describe(
+    schema: Schema, presets: Presets | None = None, choice: Mapping[str, str] | None = None
+) -> str:
+    """Returns a page with every section and setting, its default and its meaning.
+
+    Args:
+        choice: How a section is said to choose among its functions, where not by its `name`.
+    """
     lines: list[str] = []
     for section, entry in schema.items():
         choices = {"": entry} if callable(entry) else entry
@@ -143,7 +160,8 @@ def describe(schema: Schema, presets: Presets | None = None) -> str:
         if section in (presets or {}):
             lines.append(f"  preset = one of {', '.join((presets or {})[section])}")
         for name, function in choices.items():
-            lines.append(f"  {f'name = {name}: ' if name else ''}{summary(function)}")
+            by = (choice or {}).get(section, "name =")
+            lines.append(f"  {f'{by} {name}: ' if name else ''}{summary(function)}")
             lines += describe_settings(settings_of(function).values(), indent=4)
     return "\n".join(lines[1:])
 

@@ -1,14 +1,17 @@
 """What is wrong between the settings of a config that are each right, and out of their ranges."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from rlft_jax.config.settings import settings_of
-from rlft_jax.data.demonstrations import demonstrations
+from rlft_jax.data import reward_data
+from rlft_jax.objectives import dpo, reward_model, rloo
 from rlft_jax.tasks import TASKS
 
-ONLY_RL = ("rollout", "sampling", "reward", "advantages")
+OBJECTIVE_PRESETS = {"rloo": rloo.PRESETS, "dpo": dpo.PRESETS}
+
+# Gives the value that a dotted setting has where nobody wrote it.
+Default = Callable[[str], Any]
 
 AT_LEAST = {
     **dict.fromkeys(("steps", "batch.prompts", "batch.tokens", "batch.micro_batches"), 1),
@@ -21,36 +24,33 @@ AT_LEAST = {
     **dict.fromkeys(("evaluation.temperature", "evaluation.top_k", "data.holdout"), 0),
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.weight_decay"), 0),
     **dict.fromkeys(("lora.dropout", "optimizer.final_share"), 0),
+    "rollout.responses": 2,
 }
 ABOVE = dict.fromkeys(
-    ("epochs", "optimizer.learning_rate", "optimizer.clip_norm", "evaluation.top_p"), 0
+    (
+        "epochs",
+        "optimizer.learning_rate",
+        "optimizer.clip_norm",
+        "evaluation.top_p",
+        "sampling.temperature",
+    ),
+    0,
 )
 AT_MOST = dict.fromkeys(("evaluation.top_p", "lora.dropout", "optimizer.final_share"), 1)
 
 
-def problems_between(config: dict[str, Any]) -> Iterator[str]:
+def problems_between(config: dict[str, Any], default: Default) -> Iterator[str]:
     """What is wrong between settings that are each right."""
-    is_rl = config["objective"]["name"] == "rloo"
     if (config["steps"] is None) == (config["epochs"] is None):
         yield (
             f"config.steps = {config['steps']} and config.epochs = {config['epochs']}:"
             " set one of the two."
         )
     yield from _ranges(config)
-    yield from _sections(config, is_rl)
-    yield from _shapes(config, is_rl)
-    yield from _without_effect(config, is_rl)
-    if config["stop"]["patience"] and not config["every"]["evaluate"]:
-        yield "config.stop.patience needs evaluations; set config.every.evaluate."
-    if config["keep"]["best"] and not config["every"]["evaluate"]:
-        yield "config.keep.best needs evaluations; set config.every.evaluate."
-    yield from _metric(config, is_rl)
-    data = config["data"] or {}
-    if config["every"]["evaluate"] and not (data["holdout"] or data["heldout_path"]):
-        yield (
-            "config.every.evaluate needs held-out data; set config.data.holdout or"
-            " config.data.heldout_path."
-        )
+    yield from _needs(config)
+    yield from _shapes(config)
+    yield from _without_effect(config, default)
+    yield from _metric(config)
 
 
 def _ranges(config: dict[str, Any]) -> Iterator[str]:
@@ -60,37 +60,50 @@ def _ranges(config: dict[str, Any]) -> Iterator[str]:
         (AT_MOST, lambda value, most: value > most, "at most"),
     ):
         for path, bound in bounds.items():
-            section, _, setting = path.rpartition(".")
-            values = config if not section else config[section]
-            value = None if values is None else values.get(setting)
+            value = at(config, path)
             if value is not None and is_wrong(value, bound):
                 yield f"config.{path} = {value} must be {words} {bound}."
-    task = config["data"]["task"]
+    task = at(config, "data.task")
     if task is not None and task not in TASKS:
         yield f"config.data.task = {task!r} does not exist: choose one of {', '.join(TASKS)}."
 
 
-def _sections(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    for section in ONLY_RL:
-        if config[section] is not None and not is_rl:
-            yield f"config.{section} has no effect with config.objective.name = 'sft'; remove it."
-    if is_rl and config["sampling"] is None:
-        yield "config.sampling is missing: RLOO needs config.sampling.max_new_tokens."
-    if config["evaluation"]["samples"] and config["data"]["task"] is None:
+def _needs(config: dict[str, Any]) -> Iterator[str]:
+    data, evaluates = config["data"], config["every"]["evaluate"]
+    if evaluates and not (data["holdout"] or data["heldout_path"]):
+        yield (
+            "config.every.evaluate needs held-out data; set config.data.holdout or"
+            " config.data.heldout_path."
+        )
+    for setting in ("stop.patience", "keep.best"):
+        if at(config, setting) and not evaluates:
+            yield f"config.{setting} needs evaluations; set config.every.evaluate."
+    if config["evaluation"]["samples"] and at(config, "data.task") is None:
         yield "config.evaluation.samples needs a task to grade with; set config.data.task."
-    functions = (config["reward"] or {}).get("functions") or {"verifier": 1.0}
-    if is_rl and config["data"]["task"] is None and "verifier" in functions:
+    if is_rl(config) and evaluates and config["evaluation"]["samples"] == 0:
+        yield "config.evaluation.samples = 0 measures nothing of a policy in RL; set 1 or more."
+    if is_rl(config) and at(config, "data.task") is None and "verifier" in _rewards(config):
         yield (
             "config.reward.functions names the verifier, which belongs to a task; set"
             " config.data.task, or name a function of your own."
         )
+    if config["log"]["wandb"] is not None and importlib.util.find_spec("wandb") is None:
+        yield "config.log.wandb needs wandb, which is not installed: pip install 'rlft_jax[wandb]'."
 
 
-def _metric(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
+# What evaluations measure on data that others wrote, by objective.
+OF_LOSS = {
+    "sft": ("eval_loss", "eval_mean_token_accuracy"),
+    "dpo": ("eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"),
+    "reward_model": ("eval_loss", "eval_accuracy"),
+}
+
+
+def _metric(config: dict[str, Any]) -> Iterator[str]:
     metric = config["keep"]["metric"]
-    of_loss = () if is_rl else ("eval_loss", "eval_mean_token_accuracy")
+    of_loss = () if is_rl(config) else OF_LOSS[config["objective"]["name"]]
     of_answers = ("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated")
-    measured = (*of_loss, *(of_answers if is_rl or config["evaluation"]["samples"] else ()))
+    measured = (*of_loss, *(of_answers if answers(config) else ()))
     if (config["keep"]["best"] or config["stop"]["patience"]) and metric not in measured:
         yield (
             f"config.keep.metric = {metric!r} is not measured by this run's evaluations; choose one"
@@ -98,74 +111,156 @@ def _metric(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
         )
 
 
-def _shapes(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    batch, rollout = config["batch"], config["rollout"] or {}
+def _shapes(config: dict[str, Any]) -> Iterator[str]:
+    batch = config["batch"]
     if batch["micro_batches"] > 0 and batch["prompts"] % batch["micro_batches"]:
         yield (
             f"config.batch.prompts = {batch['prompts']} does not divide into"
             f" config.batch.micro_batches = {batch['micro_batches']} equal parts."
         )
-    if not is_rl:
+    if not is_rl(config):
         return
     if config["sampling"]["max_new_tokens"] >= batch["tokens"]:
         yield (
             f"config.sampling.max_new_tokens = {config['sampling']['max_new_tokens']} leaves no"
             f" room for a prompt in config.batch.tokens = {batch['tokens']}."
         )
-    if rollout.get("responses", 2) < 2:
-        yield (
-            "config.rollout.responses = 1, but RLOO compares responses to the same prompt;"
-            " set it to 2 or more."
-        )
-    if config["sampling"]["temperature"] <= 0:
-        yield "config.sampling.temperature must be above 0: greedy responses are all the same."
 
 
-def _without_effect(config: dict[str, Any], is_rl: bool) -> Iterator[str]:
-    objective, data = config["objective"], config["data"]
+class Idle(NamedTuple):
+    """Settings that do nothing in some runs, and when."""
+
+    settings: tuple[str, ...]
+    when: Callable[[dict[str, Any]], Any]
+    why: str
+
+
+ADAPTER = ("lora.rank", "lora.alpha", "lora.dropout", "lora.rslora", "lora.targets")
+CLIPS = ("clip_low", "clip_high", "dual_clip", "log_ratio_limit")
+DRAWS = ("evaluation.top_p", "evaluation.top_k")
+IDLE = [
+    Idle(
+        ("data.heldout_split",),
+        lambda c: not c["data"]["heldout_path"],
+        "without config.data.heldout_path",
+    ),
+    Idle(
+        ("data.template",),
+        lambda c: at(c, "data.task") is None and not c["data"]["mixture"],
+        "without config.data.task",
+    ),
+    Idle(
+        ("evaluation.max_new_tokens", "evaluation.temperature", *DRAWS),
+        lambda c: c["every"]["evaluate"] and not answers(c),
+        "while config.evaluation.samples is 0",
+    ),
+    Idle(
+        DRAWS,
+        lambda c: not c["evaluation"]["temperature"],
+        "while config.evaluation.temperature is 0, which takes the likeliest token",
+    ),
+    Idle(
+        ("every.evaluate_first",),
+        lambda c: not c["every"]["evaluate"],
+        "while config.every.evaluate is 0",
+    ),
+    Idle(("every.samples",), lambda c: not is_rl(c), "where nothing is sampled"),
+    Idle(("reference",), lambda c: not needs_reference(c), "where nothing is compared with it"),
+    Idle(("reference",), lambda c: c["lora"], "with config.lora, whose base is the reference"),
+    Idle(
+        ("cache_reference",),
+        lambda c: is_rl(c) or not needs_reference(c),
+        "where the reference scores no data that is there before",
+    ),
+    Idle(
+        ("objective.kl_estimator",),
+        lambda c: not needs_reference(c),
+        "while the KL has no weight (config.objective.kl_weight, config.advantages.kl_weight)",
+    ),
+    Idle(
+        tuple(f"objective.{clip}" for clip in CLIPS),
+        lambda c: c["objective"].get("ratio") == "none",
+        "with config.objective.ratio = 'none'",
+    ),
+    Idle(
+        ("advantages.kl_after_baseline", "advantages.kl_limit"),
+        lambda c: c["advantages"] and not c["advantages"]["kl_weight"],
+        "while config.advantages.kl_weight is 0",
+    ),
+    Idle(
+        ("advantages.kl_after_baseline",),
+        lambda c: c["objective"].get("ratio") == "sequence",
+        "on tokens with config.objective.ratio = 'sequence', which weighs whole responses",
+    ),
+    Idle(ADAPTER, lambda c: c["lora"] and c["lora"]["path"], "beside config.lora.path"),
+    Idle(
+        ("lora.dropout",),
+        lambda c: c["objective"]["name"] != "sft" or is_rl(c),
+        "where log-probabilities are compared, which needs it off",
+    ),
+    Idle(
+        ("optimizer.final_share",),
+        lambda c: c["optimizer"]["schedule"] == "constant",
+        "with a constant schedule",
+    ),
+    Idle(
+        ("reward.scorer",),
+        lambda c: is_rl(c) and "verifier" not in _rewards(c),
+        "where config.reward.functions does not name the verifier",
+    ),
+]
+
+
+def _without_effect(config: dict[str, Any], default: Default) -> Iterator[str]:
+    data = config["data"]
     if data["heldout_path"] and data["holdout"] % 1:
         yield (
             f"config.data.holdout = {data['holdout']} is a share, but with config.data.heldout_path"
             " it says how many rows to take from there; give a whole number, or 0 for all."
         )
-    optimizer = config["optimizer"]
-    if optimizer["schedule"] == "constant" and optimizer["final_share"]:
-        yield "config.optimizer.final_share has no effect with a constant schedule; set it to 0."
-    if config["log"]["wandb"] is not None and importlib.util.find_spec("wandb") is None:
-        yield "config.log.wandb needs wandb, which is not installed: pip install 'rlft_jax[wandb]'."
-    if not is_rl:
-        if config["reference"] is not None:
-            yield "config.reference has no effect with config.objective.name = 'sft'; remove it."
-        return
-    for setting in ("loss_on", "too_long"):
-        default = settings_of(demonstrations)[setting].default
-        if data[setting] != default:
-            yield f"config.data.{setting} has no effect with RLOO; leave it at {default!r}."
-    if objective["ratio"] == "none":
-        for setting in ("clip_low", "clip_high", "dual_clip", "log_ratio_limit"):
-            if objective[setting] is not None:
-                yield (
-                    f"config.objective.{setting} = {objective[setting]} has no effect with"
-                    " config.objective.ratio = 'none'; set it to None, or choose another ratio."
-                )
-    advantages = config["advantages"] or {}
-    for setting in ("kl_after_baseline", "kl_limit"):
-        if advantages.get(setting) and not advantages["kl_weight"]:
-            yield (
-                f"config.advantages.{setting} has no effect while config.advantages.kl_weight is 0."
-            )
-    if config["reference"] is not None and not needs_reference(config):
+    objective = config["objective"]
+    preset, presets = objective["preset"], OBJECTIVE_PRESETS.get(objective["name"], {})
+    if preset is not None and preset not in presets:
         yield (
-            "config.reference has no effect while the KL has no weight; set"
-            " config.advantages.kl_weight or config.objective.kl_weight."
+            f"config.objective.preset = {preset!r} belongs to another objective than"
+            f" {objective['name']}, which has {', '.join(presets) or 'none'}."
         )
-    if config["lora"] is not None and config["reference"] is not None:
-        yield "config.reference has no effect with config.lora, whose base is the reference."
-    if config["lora"] is not None and config["lora"]["dropout"]:
-        yield "config.lora.dropout has no effect with RLOO, whose ratios need it off; set it to 0."
+    if objective["name"] == "dpo":
+        yield from dpo.problems(objective)
+    if objective["name"] == "reward_model":
+        yield from reward_model.unused(objective)
+        yield from reward_data.unused(objective["loss"], data)
+    for settings, is_idle, why in IDLE:
+        for setting in settings:
+            value, usual = at(config, setting), default(setting)
+            if value is not None and value != usual and is_idle(config):
+                yield (f"config.{setting} = {value!r} has no effect {why}; leave it at {usual!r}.")
+
+
+def at(config: Mapping[str, Any], setting: str) -> Any:
+    """The value of a dotted setting; None where there is no such section, or setting in it."""
+    section, _, name = setting.rpartition(".")
+    return ((config[section] or {}) if section else config).get(name)
+
+
+def is_rl(config: Mapping[str, Any]) -> bool:
+    """Whether a run's responses are the policy's own."""
+    return config["rollout"] is not None
+
+
+def answers(config: Mapping[str, Any]) -> int:
+    """Responses to each held-out problem; 0 where none is measured."""
+    samples = config["evaluation"]["samples"]
+    return int(is_rl(config)) if samples is None else samples
+
+
+def _rewards(config: Mapping[str, Any]) -> Mapping[str, float]:
+    functions = config["reward"]["functions"]
+    return {"verifier": 1.0} if functions is None else functions
 
 
 def needs_reference(config: Mapping[str, Any]) -> bool:
     """Whether anything asks for log-probabilities under the reference."""
-    in_reward = (config["advantages"] or {}).get("kl_weight", 0.0)
-    return bool(in_reward or config["objective"].get("kl_weight"))
+    if config["objective"]["name"] == "dpo":
+        return dpo.needs_reference(config["objective"])
+    return bool(at(config, "advantages.kl_weight") or at(config, "objective.kl_weight"))

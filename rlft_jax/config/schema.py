@@ -10,13 +10,21 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from rlft_jax import rewards
-from rlft_jax.config.binding import resolve
-from rlft_jax.config.checks import problems_between
+from rlft_jax.config.binding import describe, resolve
+from rlft_jax.config.checks import OBJECTIVE_PRESETS, problems_between
+from rlft_jax.config.sections import Schema, Written
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.demonstrations import demonstrations
+from rlft_jax.data.formatting import Formatter, Preset, TooLong
+from rlft_jax.data.preferences import preferences
+from rlft_jax.data.problems import problems
+from rlft_jax.data.reward_data import reward_data
 from rlft_jax.models import lora
+from rlft_jax.models.qwen2 import Compute
 from rlft_jax.objectives import OBJECTIVES, rloo
 from rlft_jax.rollout import Rollout
+from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.selection import SELECTIONS
 from rlft_jax.training.optimizer import OPTIMIZERS
 from rlft_jax.training.sharding import make_mesh
 
@@ -29,33 +37,55 @@ class Run:
         seed: Decides the order of data, sampling, dropout and new adapters.
         steps: Optimizer steps; either this or `epochs`.
         epochs: Times that the data is gone through; may be a fraction.
-        reference: Checkpoint that the KL is measured to; the one that training starts from if
-            None. With adapters, the base alone.
+        reference: Checkpoint that a policy is compared with, in the KL or by DPO; the one that
+            training starts from if None. With adapters, the base alone.
+        cache_reference: Whether the reference scores all data once, before training, and the
+            result is kept beside the data for runs to come.
     """
 
     seed: int = 0
     steps: int | None = None
     epochs: float | None = None
     reference: str | None = None
+    cache_reference: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Compute):
     """The checkpoint to start from, and how to compute with it.
 
     Attributes:
         path: A Hugging Face folder, a name on the hub, or a run directory.
-        dtype: Type of activations; parameters and optimizer stay in float32.
-        unroll: Layers per iteration of the scan over layers; 0 unrolls all.
-        remat: What the backward pass computes again to save memory.
-        head_chunk: Tokens to unembed at once.
     """
 
     path: str
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = 1
-    remat: Literal["none", "dots", "full"] = "none"
-    head_chunk: int = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModel(Model):
+    """The reward model to start from, or the model to make one of.
+
+    Attributes:
+        parameters: Those of the checkpoint; or of the checkpoint with a new head, as for a model
+            that has none; or all random, of the architecture and with the tokenizer there.
+    """
+
+    parameters: Literal["checkpoint", "new_head", "random"] = "checkpoint"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a reward model reads a prompt with a response; kept beside the model and checked.
+
+    Attributes:
+        preset: "chat": the chat template. "plain": every turn under the name of its role. "pair":
+            prompt and response as two segments. What is usual for the tokenizer if None.
+        too_long: What happens to texts of more than `config.batch.tokens` tokens: "drop" them, or
+            "cut" from the left of the prompt.
+    """
+
+    preset: Preset | None = None
+    too_long: TooLong = Formatter.too_long
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +101,10 @@ class Sampling:
     """
 
     max_new_tokens: int
-    temperature: float = 1.0
-    stop_strings: tuple[str, ...] = ()
-    batch_rows: int = 256
-    chunk: int = 16
+    temperature: float = SamplingSettings.temperature
+    stop_strings: tuple[str, ...] = SamplingSettings.stop_strings
+    batch_rows: int = SamplingSettings.batch_rows
+    chunk: int = SamplingSettings.chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,12 +131,14 @@ class Every:
     Attributes:
         log: Metrics are written.
         evaluate: Held-out loss and task accuracy are measured.
+        evaluate_first: Whether that is done before the first step too, as step 0.
         save: A checkpoint is written; the last step always is.
         samples: A rollout's responses are written.
     """
 
     log: int = 1
     evaluate: int = 0
+    evaluate_first: bool = False
     save: int = 100
     samples: int = 10
 
@@ -134,7 +166,8 @@ class Evaluation:
 
     Attributes:
         limit: Held-out rows or problems to use, at most.
-        samples: Responses to each problem; 0 measures the loss only.
+        samples: Responses to each problem; 0 measures the loss only. By default 1 in RL, and 0
+            elsewhere.
         max_new_tokens: The most tokens of a response.
         temperature: Of sampling; 0 is greedy.
         top_p: Sample among the likeliest tokens that together have this probability.
@@ -142,11 +175,11 @@ class Evaluation:
     """
 
     limit: int = 200
-    samples: int = 0
+    samples: int | None = None
     max_new_tokens: int = 512
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    temperature: float = SamplingSettings.temperature
+    top_p: float = SamplingSettings.top_p
+    top_k: int = SamplingSettings.top_k
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,35 +208,36 @@ class Log:
     wandb: Mapping[str, Any] | None = None
 
 
-def adapter(
-    *,
-    path: str | None = None,
-    rank: int = 8,
-    alpha: float = 32.0,
-    dropout: float = 0.0,
-    rslora: bool = False,
-    targets: str | tuple[str, ...] = lora.ALL,
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter(lora.Settings):
     """Low-rank adapters, trained instead of the model.
 
-    Args:
-        path: A PEFT folder to go on from; its settings win over those here.
-        rank: Width of the bottleneck.
-        alpha: The update is scaled by alpha / rank.
-        dropout: Share of an adapter's inputs dropped while training by SFT.
-        rslora: Scale by alpha / sqrt(rank) instead.
-        targets: Names of projections as in Hugging Face, or "all-linear".
+    Attributes:
+        path: A PEFT folder to go on from; it brings all other settings.
     """
 
+    path: str | None = None
 
+
+# What sections configure where that depends on the kind of run: what its objective is, or, where a
+# policy writes its own responses, "rollout".
+MODEL = {"reward_model": RewardModel, "policy": Model}
+DATA = {
+    "rollout": problems,
+    "sft": demonstrations,
+    "dpo": preferences,
+    "reward_model": reward_data,
+}
 SCHEMA = {
     "": Run,
-    "model": Model,
-    "lora": adapter,
-    "data": demonstrations,
+    "model": MODEL,
+    "lora": Adapter,
+    "data": DATA,
+    "formatter": Format,
     "rollout": Rollout,
     "sampling": Sampling,
     "reward": rewards.combined,
+    "selection": SELECTIONS,
     "objective": OBJECTIVES,
     "advantages": rloo.advantages,
     "optimizer": OPTIMIZERS,
@@ -219,6 +253,10 @@ ALWAYS = (
     *("model", "data", "objective", "optimizer"),
     *("batch", "mesh", "every", "keep", "evaluation", "stop", "log"),
 )
+# Sections that only some kinds of runs have.
+ONLY = ("lora", "formatter", "rollout", "sampling", "reward", "selection", "advantages")
+# What a rollout is made into where the objective cannot learn from all of it.
+SELECTED = {"dpo": "best_and_worst", "sft": "best"}
 PRESETS = {
     "objective": {
         name: {
@@ -226,7 +264,8 @@ PRESETS = {
             for section, settings in sections.items()
             for setting, value in settings.items()
         }
-        for name, sections in rloo.PRESETS.items()
+        for presets in OBJECTIVE_PRESETS.values()
+        for name, sections in presets.items()
     }
 }
 # Settings that do not change what a step computes, so that a run may go on with others.
@@ -239,16 +278,51 @@ def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> d
     Raises:
         ValueError: With everything that is wrong, a line each.
     """
-    full = resolve(
+    return resolve(
         config,
         overrides,
         SCHEMA,
         always=ALWAYS,
+        narrow=narrowed,
         presets=PRESETS,
-        checks=[problems_between],
+        checks=[lambda full: problems_between(full, default)],
     )
-    for section in ("rollout", "reward", "advantages"):
-        if full["objective"]["name"] == "rloo" and full[section] is None:
-            settings = settings_of(SCHEMA[section]).values()
-            full[section] = {setting.name: setting.default for setting in settings}
-    return full
+
+
+def default(setting: str) -> Any:
+    """What a dotted setting is where nobody wrote it; None if it has to be written."""
+    section, _, name = setting.rpartition(".")
+    entry = SCHEMA[section]
+    functions = [entry] if callable(entry) else entry.values()
+    known = [s[name] for s in map(settings_of, functions) if name in s]
+    return known[0].default if known and not known[0].is_required else None
+
+
+def narrowed(written: Written, wrong: list[str]) -> Schema:
+    """The sections of a run of the kind that was written, and what each of them configures."""
+    objective = written["objective"].get("name")
+    if objective not in OBJECTIVES:  # refused by its section
+        return {**SCHEMA, "model": Model, "data": demonstrations}
+    is_rollout = objective == "rloo" or ("rollout" in written and objective in SELECTED)
+    mine = {"lora"} if objective != "reward_model" else {"formatter"}
+    if is_rollout:
+        mine |= {"rollout", "sampling", "reward", "selection"}
+    if objective == "rloo":
+        mine |= {"advantages"}
+    for section in mine - {"lora", "selection"}:
+        written.setdefault(section, {})
+    if is_rollout and objective in SELECTED:
+        written.setdefault("selection", {}).setdefault("name", SELECTED[objective])
+    for section in sorted(({*ONLY} - mine) & written.keys()):
+        wrong.append(
+            f"config.{section} has no effect with config.objective.name = {str(objective)!r};"
+            " remove it."
+        )
+    kept = {section: entry for section, entry in SCHEMA.items() if section not in {*ONLY} - mine}
+    model = MODEL.get(objective, Model)
+    return {**kept, "model": model, "data": DATA["rollout" if is_rollout else objective]}
+
+
+def help_page() -> str:
+    """Every section and setting, with defaults and meanings."""
+    return describe(SCHEMA, PRESETS, {"data": "for", "model": "for"})

@@ -127,6 +127,12 @@ def settle(
             problems.append(f"config.{dotted(name)} cannot be set: {error}.")
             values.pop(base, None)
             continue
+        if is_entry and isinstance(values.get(base), str | int | float):
+            problems.append(
+                f"config.{dotted(name)} cannot be set: config.{dotted(base)} = {values[base]!r} has"
+                f' no entries. Set all of it, as in --config.{dotted(base)}="{{...}}".'
+            )
+            continue
         values[base] = _with_entry(values.get(base), key, value) if is_entry else value
     for name in [name for name, value in values.items() if value is REQUIRED]:
         problems.append(_missing(dotted(name), settings[name].help))

@@ -48,7 +48,11 @@ def settings_of(function: Callable) -> dict[str, Setting]:
     >>> settings_of(halve)["times"]
     Setting(name='times', annotation=<class 'int'>, default=1, help='')
     """
-    meanings = argument_help(inspect.getdoc(function) or "")
+    meanings: dict[str, str] = {}
+    for documented in reversed(
+        inspect.getmro(function) if inspect.isclass(function) else [function]
+    ):
+        meanings |= argument_help(inspect.cleandoc(documented.__doc__ or ""))
     return {
         p.name: Setting(p.name, p.annotation, _default(function, p), meanings.get(p.name, ""))
         for p in inspect.signature(function, eval_str=True).parameters.values()

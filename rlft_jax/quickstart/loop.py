@@ -1,6 +1,7 @@
 """The whole loop in minutes: a tiny model learns Countdown by SFT, then by RLOO."""
 
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from rlft_jax.files import written_whole
 from rlft_jax.models import convert
 from rlft_jax.models.new_folder import new_folder
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
-from rlft_jax.runs import experiment, exporting, loading
-from rlft_jax.sampling.sampler import Sampler, SamplingSettings
+from rlft_jax.runs import experiment, exporting, inference, loading
+from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import countdown
 from rlft_jax.training.run_directory import versions
 
@@ -38,7 +39,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=850,
+            steps=900,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
@@ -121,12 +122,18 @@ def make_data(folder: Path, seed: int) -> None:
     """Writes problems: to imitate solutions of, to practise on, and to evaluate on.
 
     No problem is in two of the sets. Practice on what SFT has shown the solutions of would
-    teach little: the model knows them by heart.
+    teach little: the model knows them by heart. Numbers to practise on come in every order, so
+    that none of these prompts is learned by heart either.
     """
     generate = functools.partial(countdown.generate, **SIZES)
     heldout = generate(seed=3 * seed, count=HELDOUT, unique=True)
     practice = generate(seed=3 * seed + 1, count=PRACTICE, unique=True, exclude=heldout)
     train = generate(seed=3 * seed + 2, count=EXAMPLES, exclude=[*heldout, *practice])
+    practice = [
+        {**row, "nums": nums}
+        for row in practice
+        for nums in sorted(set(itertools.permutations(row["nums"])))
+    ]
     with new_folder(folder, replace=True) as new:
         for name, rows in (("train", train), ("practice", practice), ("heldout", heldout)):
             lines = [json.dumps(row) + "\n" for row in rows]
@@ -165,26 +172,18 @@ def read(folder: Path, name: str) -> list[str]:
 
 def measure(folder: Path, name: str, seed: int) -> None:
     """Evaluates a run on the held-out problems."""
-    policy = loading.load(str(folder / name), compute=Compute(unroll=0))
-    tokenizer = policy.origin.tokenizer
-    settings = SamplingSettings(
-        max_new_tokens=MAX_NEW_TOKENS, stop_ids=policy.origin.stop_ids, batch_rows=2048
-    )
-    sampler = Sampler(policy.graph, settings)
+    replicas = inference.load_replicas(str(folder / name), Compute(unroll=0))
+    tokenizer = replicas.policy.origin.tokenizer
+    settings = SamplingSettings(max_new_tokens=MAX_NEW_TOKENS, batch_rows=2048)
     problems = [
         countdown.problem(json.loads(line), template="plain") for line in read(folder, "heldout")
     ]
-
-    def sample(posed, first: int):
-        prompts = [encode_problem(problem, tokenizer) for problem in posed]
-        requests = range(first, first + len(posed))
-        return sampler(policy.params, prompts, samples=SAMPLES, seed=seed, requests=requests)
-
+    prompts = [encode_problem(problem, tokenizer) for problem in problems]
     spec = {"model": name, "temperature": 1.0, "max_new_tokens": MAX_NEW_TOKENS, **TASK, **SIZES}
     result = evaluate.evaluate(
         problems,
         task="countdown",
-        sample=sample,
+        sample=inference.sample_from(replicas, prompts, settings, samples=SAMPLES, seed=seed),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
         samples=SAMPLES,
         seed=seed,

@@ -4,25 +4,23 @@ import contextlib
 import functools
 import json
 import math
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import jax
 
-from rlft_jax.config.binding import bind
 from rlft_jax.config.schema import MAY_DIFFER
 from rlft_jax.models.digest import digest
-from rlft_jax.objectives import OBJECTIVES
-from rlft_jax.progress import is_first_process, progress
+from rlft_jax.progress import is_first_process, progress, say
 from rlft_jax.rewards import RewardError
 from rlft_jax.rollout import Rollout
-from rlft_jax.runs import held_out, loading, weights
+from rlft_jax.runs import held_out, loading, reference_cache, weights
 from rlft_jax.runs.plan import Config, Plan, make_plan
-from rlft_jax.runs.sources import make_source
+from rlft_jax.runs.sources import make_source, reference_score
+from rlft_jax.selection import GROUP
 from rlft_jax.training import hooks, memory
 from rlft_jax.training.checkpoint import Checkpoints
-from rlft_jax.training.loop import Hook, Source, Step, Stopped
+from rlft_jax.training.loop import Hook, Progress, Source, Step, Stopped
 from rlft_jax.training.loop import run as loop
 from rlft_jax.training.preemption import Preemption
 from rlft_jax.training.report import Report
@@ -89,13 +87,18 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
     frozen = weights.load_frozen(plan)
     reference = weights.load_reference(plan, frozen)
     facts = {"frozen": digest(frozen), "reference": digest(reference)}
+    if plan.config["cache_reference"]:
+        score = reference_score(plan, reference)
+        plan = reference_cache.with_scores(plan, score, facts["reference"])
+        reference = None
     source = make_source(plan, frozen, reference)
     state = restored(plan, checkpoints, begun, source, facts) or weights.load_state(plan)
 
     with contextlib.ExitStack() as stack:
         report = None
         if is_first_process():
-            report = Report(directory, after=begun, **plan.config["log"])
+            # What was written before the first save is written again, step 0 included.
+            report = Report(directory, after=begun or -1, **plan.config["log"])
             stack.callback(report.close)
         saver = hooks.Saver(
             checkpoints,
@@ -107,8 +110,13 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
             steps=plan.steps,
         )
         bar = stack.enter_context(progress("Training", plan.steps, unit="steps", done=begun))
-        after_step = make_hooks(plan, frozen, source, report, history, saver, preemption, bar)
+        evaluate = make_evaluation(plan, frozen, reference, report, history)
+        after_step = make_hooks(
+            plan, state, source, report, history, saver, preemption, bar, evaluate
+        )
         step = compiled_step(plan, frozen)
+        if not begun and plan.config["every"]["evaluate_first"]:
+            evaluate(Progress(0, state, {}, {}))
         try:
             loop(state, source, plan.feed, step, steps=plan.steps, hooks=after_step)
         except Stopped as reason:
@@ -139,44 +147,55 @@ def restored(
     return state
 
 
-def make_hooks(
+def make_evaluation(
     plan: Plan,
     frozen: Params,
+    reference: Params | None,
+    report: Report | None,
+    history: hooks.History | None,
+) -> Hook:
+    """Measures on held-out data when it is time to."""
+    every = plan.config["every"]["evaluate"]
+    if not every:
+        return lambda progress: None
+    measure = held_out.measure(plan, frozen, reference)
+    return hooks.evaluate(report, measure, history, every=every, steps=plan.steps)
+
+
+def make_hooks(
+    plan: Plan,
+    state: TrainState,
     source: Source,
     report: Report | None,
     history: hooks.History | None,
     saver: hooks.Saver,
     preemption: Preemption,
     bar: hooks.Advance,
+    evaluate: Hook,
 ) -> list[Hook]:
     """What happens after a step, in order: what a checkpoint should know comes before it."""
     every, steps = plan.config["every"], plan.steps
-    after_step = [hooks.log(report, bar, every=every["log"], steps=steps)]
+    tokens = state.tokens.value
+    after_step = [hooks.log(report, bar, tokens=tokens, every=every["log"], steps=steps)]
     if isinstance(source, Rollout):
         after_step.append(hooks.table(report, lambda: source.table, every=every["samples"]))
-    if every["evaluate"]:
-        measure = held_out.measure(plan, frozen)
-        after_step.append(
-            hooks.evaluate(report, measure, history, every=every["evaluate"], steps=steps)
-        )
     end = hooks.end(
         saver, preemption, history, log_every=every["log"], steps=steps, **plan.config["stop"]
     )
-    return [*after_step, saver, end]
+    return [*after_step, evaluate, saver, end]
 
 
 def compiled_step(plan: Plan, frozen: Params) -> Step:
     """The train step on the mesh, its state donated."""
-    section = plan.config["objective"]
-    objective = bind(OBJECTIVES[section["name"]], section)
     step = jax.jit(
         functools.partial(
             train_step,
             graph=plan.structure.graph,
-            objective=lambda model, batch: objective(model, batch, plan.temperature),
+            objective=plan.objective,
             optimizer=plan.optimizer,
             seed=plan.config["seed"],
-            dropout=plan.config["lora"] is not None and not plan.is_rl,
+            # Where log-probabilities are compared with others, they have to be the model's own.
+            dropout=plan.config["lora"] is not None and plan.config["objective"]["name"] == "sft",
         ),
         out_shardings=(plan.where, replicated(plan.mesh)),
         donate_argnums=0,
@@ -198,17 +217,29 @@ def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hoo
     return hooks.History(metric, past)
 
 
+UNITS = {"sft": "examples", "dpo": "pairs", "reward_model": "texts"}
+
+
+def group_size(config: Config) -> int:
+    """Responses to a prompt that a step learns from."""
+    if config["selection"] is not None:
+        return GROUP[config["selection"]["name"]]
+    if config["rollout"] is not None:
+        return config["rollout"]["responses"]
+    return 2 if config["objective"].get("loss", "") not in ("", "regression") else 1
+
+
 def summary(plan: Plan, begun: int) -> str:
     """What is about to happen, and what it takes of each device's memory."""
     config, data = plan.config, plan.data.report
     rows, compute = config["batch"], plan.base.compute
     a = plan.origin.architecture
-    group = config["rollout"]["responses"] if plan.is_rl else 1
+    group = group_size(config)
     needed = memory.state_bytes(plan.shapes, plan.where)
     whole = memory.parameter_bytes(plan.base.params, plan.whole_where)
     if config["lora"] is not None:
         needed["frozen base"] = whole
-    elif weights.needs_reference(config) and plan.is_rl:
+    elif weights.needs_reference(config) and not config["cache_reference"]:
         needed["reference"] = whole
     responses = rows["prompts"] // rows["micro_batches"] // jax.process_count() * group
     needed |= memory.activation_bytes(
@@ -222,7 +253,7 @@ def summary(plan: Plan, begun: int) -> str:
             a, compute, rows=config["sampling"]["batch_rows"], tokens=rows["tokens"]
         )
     kinds = ", ".join(f"{kind} {memory.readable(size)}" for kind, size in needed.items())
-    unit = "problems" if plan.is_rl else "examples"
+    unit = "problems" if plan.is_rl else UNITS[config["objective"]["name"]]
     return "\n".join(
         [
             f"{'Going on after step ' + str(begun) if begun else 'Training'} for"
@@ -234,9 +265,3 @@ def summary(plan: Plan, begun: int) -> str:
             f"Memory of a device, at most: {memory.readable(sum(needed.values()))} ({kinds}).",
         ]
     )
-
-
-def say(text: str) -> None:
-    """Tells the user, once for all processes."""
-    if is_first_process():
-        print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from rlft_jax.training.run_directory import RunDirectory
 def export(
     run: str, out: Path, *, step: int | None = None, dtype: str = "bfloat16", adapter: bool = False
 ) -> None:
-    """Writes a checkpoint of a run as a folder, whole or not at all.
+    """Writes a checkpoint of a run as a folder, whole or not at all, from the host's memory.
 
     Args:
         step: The best, if the run kept any as such, otherwise the newest.
@@ -37,7 +37,7 @@ def export(
 
 def write(run: str | loading.Origin, folder: Path, *, step: int | None = None, dtype: str) -> None:
     """Writes a policy's weights, configs and tokenizer into an existing folder."""
-    policy = loading.load(run, step=step)
+    policy = loading.load(run, step=step, shardings=loading.host())
     origin = policy.origin
     convert.save(folder, policy.params, origin.architecture, dtype=dtype, source=origin.folder)
     origin.tokenizer.save(folder)

@@ -7,14 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlft_jax.batch import Example, Responses
+from rlft_jax.batch import Example
 from rlft_jax.config.binding import bind
+from rlft_jax.config.checks import answers
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.problems import encode_problem, problems
-from rlft_jax.metrics import Mean, Metrics
-from rlft_jax.objectives import sft
+from rlft_jax.metrics import Mean, Metrics, merged
 from rlft_jax.runs.plan import Plan
-from rlft_jax.runs.sources import policy_sampler
+from rlft_jax.runs.reference_cache import ScoredPair
+from rlft_jax.runs.sources import collation, policy_sampler
 from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import TASKS
 from rlft_jax.tasks.problem import Problem
@@ -23,14 +24,22 @@ from rlft_jax.training.step import Params, score_step
 
 Measure = Callable[[Params], Metrics]
 
+NOTHING = Example(np.zeros(0, np.int32), np.zeros(0, bool))
+# What fills up a batch, and counts for nothing.
+EMPTY = {
+    "sft": NOTHING,
+    "dpo": (NOTHING, NOTHING),
+    "scored": ScoredPair((NOTHING, NOTHING), (np.zeros(0, np.float32),) * 2),
+}
 
-def measure(plan: Plan, frozen: Params) -> Measure:
+
+def measure(plan: Plan, frozen: Params, reference: Params | None) -> Measure:
     """A function that measures trainable parameters on a run's held-out data."""
     section = plan.config["evaluation"]
     parts: list[Measure] = []
     if not plan.is_rl:
-        parts.append(loss(plan, frozen, plan.data.heldout[: section["limit"]]))
-    if plan.is_rl or section["samples"]:
+        parts.append(loss(plan, frozen, reference, plan.data.heldout[: section["limit"]]))
+    if answers(plan.config):
         posed = plan.data.heldout if plan.is_rl else heldout_problems(plan)
         parts.append(accuracy(plan, frozen, posed[: section["limit"]]))
 
@@ -40,25 +49,27 @@ def measure(plan: Plan, frozen: Params) -> Measure:
     return both
 
 
-def loss(plan: Plan, frozen: Params, examples: Sequence[Example]) -> Measure:
-    """A function that measures the mean loss over examples."""
+def loss(plan: Plan, frozen: Params, reference: Params | None, items: Sequence[Any]) -> Measure:
+    """A function that measures the objective on items that others wrote."""
     compiled = jax.jit(
-        functools.partial(score_step, graph=plan.structure.graph, score=sft.objective)
+        functools.partial(score_step, graph=plan.structure.graph, score=plan.objective)
     )
+    collated = collation(plan, reference)
     prompts = plan.config["batch"]["prompts"] // jax.process_count()
     # Every process takes part in every batch, so all have equally many of one size.
-    whole = list(examples[jax.process_index() :: jax.process_count()])
-    most = -(-len(examples) // jax.process_count())
-    rounds = -(-most // prompts)
+    whole = list(items[jax.process_index() :: jax.process_count()])
+    rounds = -(-len(items) // (prompts * jax.process_count()))
+    empty = EMPTY[
+        "scored" if isinstance(items[0], ScoredPair) else plan.config["objective"]["name"]
+    ]
+    whole += [empty] * (rounds * prompts - len(whole))
 
     def measured(params: Params) -> Metrics:
-        total: Metrics = {}
-        for number in range(rounds):
-            chosen = whole[number * prompts : (number + 1) * prompts]
-            responses = _filled(chosen, prompts)
-            metrics = compiled(params, frozen, plan.feed(responses))
-            sums = jax.tree.map(lambda x: x.sum(0), metrics)
-            total = jax.tree.map(np.add, total, jax.device_get(sums)) if total else sums
+        found = []
+        for start in range(0, len(whole), prompts):
+            batch = plan.feed(collated(whole[start : start + prompts]))
+            found.append(merged(jax.device_get(compiled(params, frozen, batch))))
+        total = merged(jax.tree.map(lambda *parts: np.stack(parts), *found))
         return {f"eval_{name}": value for name, value in total.items()}
 
     return measured
@@ -72,7 +83,7 @@ def accuracy(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
     numbers = range(jax.process_index(), len(posed), jax.process_count())
     mine = [posed[i] for i in numbers]
     prompts = [encode_problem(problem, tokenizer) for problem in mine]
-    task, samples = TASKS[plan.config["data"]["task"]], section["samples"] or 1
+    task, samples = TASKS[plan.config["data"]["task"]], answers(plan.config)
 
     def measured(params: Params) -> Metrics:
         groups = sample(
@@ -101,12 +112,6 @@ def heldout_problems(plan: Plan) -> Sequence[Problem]:
     most = plan.origin.architecture.max_positions - config["evaluation"]["max_new_tokens"]
     room = min(config["batch"]["tokens"], most)
     return bind(problems, known)(plan.origin.tokenizer, room, config["seed"]).heldout
-
-
-def _filled(examples: Sequence[Example], prompts: int) -> Responses:
-    """Examples as responses, filled up with empty ones."""
-    empty = Example(np.zeros(1, np.int32), np.zeros(1, bool))
-    return Responses.of([[e] for e in [*examples, *[empty] * (prompts - len(examples))]])
 
 
 def _mean(values: Sequence[Any]) -> Mean:

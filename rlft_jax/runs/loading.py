@@ -17,6 +17,7 @@ from rlft_jax.models.new_folder import new_folder
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
 from rlft_jax.training import step_folders
 from rlft_jax.training.checkpoint import Checkpoints
+from rlft_jax.training.retention import best_mode
 from rlft_jax.training.run_directory import RunDirectory
 from rlft_jax.training.step import Params
 
@@ -80,7 +81,7 @@ def find(model: str) -> Origin:
 
 
 def structure(
-    architecture: Architecture, compute: Compute, adapter: peft.Settings | None = None
+    architecture: Architecture, compute: Compute, adapter: lora.Settings | None = None
 ) -> Structure:
     """The model as shapes, with its adapters as what trains if there are any."""
     model = nnx.eval_shape(lambda: _new(architecture, compute, adapter, jax.random.key(0)))
@@ -92,7 +93,7 @@ def structure(
     return Structure(graph, compute, pure(params), pure(frozen))
 
 
-def new_adapter(architecture: Architecture, adapter: peft.Settings, seed: int) -> Params:
+def new_adapter(architecture: Architecture, adapter: lora.Settings, seed: int) -> Params:
     """Fresh adapters, which change nothing yet."""
 
     def make() -> Params:
@@ -110,26 +111,39 @@ def load(
     step: int | None = None,
     shardings: Places | None = None,
 ) -> Policy:
-    """Loads a policy, adapters merged.
+    """Loads a policy, adapters merged where its parameters go.
 
     Args:
         model: A Hugging Face folder, a name on the hub, a run directory, or what `find` found.
         compute: How to compute with it.
         step: Of a run: the checkpoint to take; the best if the run kept any as such, otherwise
             the newest.
-        shardings: Where the parameters go.
+        shardings: Where the parameters go: a tree like theirs, or one place for all, such as
+            `host()`; to the default device if left out.
 
     Raises:
         ValueError: If there is no such checkpoint, or it is damaged.
     """
     origin = find(model) if isinstance(model, str) else model
-    graph = structure(origin.architecture, compute or Compute()).graph
+    graph, _, shapes, _ = structure(origin.architecture, compute or Compute())
+    where = _places(shapes, shardings)
     if origin.run is None:
         if step is not None:
             raise ValueError(f"--step = {step}: {origin.folder} is no run, so it has no steps.")
         folder = convert.resolve(origin.model)
-        return Policy(graph, convert.load(folder, shardings=shardings), origin)
-    return Policy(graph, _of_run(origin, origin.run, step, shardings), origin)
+        return Policy(graph, convert.load(folder, shardings=where), origin)
+    return Policy(graph, _of_run(origin, origin.run, step, where), origin)
+
+
+def host() -> jax.sharding.Sharding:
+    """The host's memory as a place for parameters, which then need not fit an accelerator's.
+
+    Where JAX_PLATFORMS leaves the CPU out, the default device stands in for it.
+    """
+    platforms = jax.config.values["jax_platforms"]
+    has_cpu = not platforms or "cpu" in platforms.split(",")
+    devices = jax.local_devices(backend="cpu" if has_cpu else None)
+    return jax.sharding.SingleDeviceSharding(devices[0])
 
 
 def checkpoints(run: RunDirectory, config: dict[str, Any]) -> Checkpoints:
@@ -140,7 +154,7 @@ def checkpoints(run: RunDirectory, config: dict[str, Any]) -> Checkpoints:
         keep_last=keep["last"],
         keep_every=keep["every"],
         keep_best=keep["best"],
-        best_mode="min" if keep["metric"].endswith("loss") else "max",
+        best_mode=best_mode(keep["metric"]),
     )
 
 
@@ -179,13 +193,11 @@ def chosen_step(run: RunDirectory, config: dict[str, Any], step: int | None = No
 
 def adapter_of(
     run: RunDirectory, architecture: Architecture, config: dict[str, Any], step: int
-) -> tuple[peft.Settings, Params]:
-    """The adapters of a run's checkpoint, and their settings."""
+) -> tuple[lora.Settings, Params]:
+    """The adapters of a run's checkpoint, on the host, and their settings."""
     settings = adapter_settings(config["lora"], architecture)
-    like = structure(architecture, Compute(), settings).params
-    return settings, Checkpoints(run.checkpoints).restore_arrays(step, {"params": _here(like)})[
-        "params"
-    ]
+    shapes = structure(architecture, Compute(), settings).params
+    return settings, _restored(run, step, shapes, _places(shapes, host()))
 
 
 def read_config(run: RunDirectory) -> dict[str, Any]:
@@ -193,19 +205,14 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
     return json.loads(run.config.read_text())
 
 
-def adapter_settings(section: dict[str, Any], architecture: Architecture) -> peft.Settings:
+def adapter_settings(section: dict[str, Any], architecture: Architecture) -> lora.Settings:
     """What a config's `lora` section says, or the adapter folder that it names."""
     if section["path"] is not None:
         return peft.load(section["path"], architecture)[0]
-    targets = section["targets"]
-    names = [targets] if isinstance(targets, str) else list(targets)
-    return peft.Settings(
-        rank=section["rank"],
-        alpha=section["alpha"],
-        dropout=section["dropout"],
-        rslora=section["rslora"],
-        targets=tuple(lora.chosen(targets if targets == lora.ALL else names)),
-    )
+    values = {name: value for name, value in section.items() if name != "path"}
+    if isinstance(values["targets"], list):  # as JSON has it
+        values["targets"] = tuple(values["targets"])
+    return lora.Settings(**values)
 
 
 def merged_trees(params: Params, frozen: Params) -> Params:
@@ -217,14 +224,12 @@ def merged_trees(params: Params, frozen: Params) -> Params:
     return both
 
 
-def _of_run(
-    origin: Origin, run: RunDirectory, step: int | None, shardings: Places | None
-) -> Params:
+def _of_run(origin: Origin, run: RunDirectory, step: int | None, shardings: Places) -> Params:
     config = read_config(run)
     step = chosen_step(run, config, step)
     if config["lora"] is None:
-        like = _here(structure(origin.architecture, Compute()).params, shardings)
-        return Checkpoints(run.checkpoints).restore_arrays(step, {"params": like})["params"]
+        shapes = structure(origin.architecture, Compute()).params
+        return _restored(run, step, shapes, shardings)
     settings, adapter = adapter_of(run, origin.architecture, config, step)
     adapter = jax.device_get(adapter)  # small, and then at home on any mesh
     base = load(config["model"]["path"], shardings=shardings).params
@@ -237,27 +242,24 @@ def _of_run(
     return peft.merge(base, adapter, scale=settings.scale)
 
 
-def _here(shapes: Shapes, shardings: Places | None = None) -> Shapes:
-    """Shapes with a place: on the default device unless told otherwise."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if shardings is None:
-        shardings = jax.tree.map(lambda _: device, shapes)
+def _restored(run: RunDirectory, step: int, shapes: Shapes, where: Places) -> Params:
+    """Parameters of a checkpoint, in their places."""
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return jax.tree.map(place, shapes, shardings)
+    like = {"params": jax.tree.map(place, shapes, where)}
+    return Checkpoints(run.checkpoints).restore_arrays(step, like)["params"]
+
+
+def _places(shapes: Shapes, where: Places | None) -> Places:
+    """A place for every array."""
+    if where is None:
+        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.broadcast(where, shapes)
 
 
 def _new(
-    architecture: Architecture, compute: Compute, adapter: peft.Settings | None, key: jax.Array
+    architecture: Architecture, compute: Compute, adapter: lora.Settings | None, key: jax.Array
 ) -> Qwen2:
     model = Qwen2(architecture, compute=compute, rngs=nnx.Rngs(key))
     if adapter is not None:
-        lora.add(
-            model,
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            dropout=adapter.dropout,
-            rslora=adapter.rslora,
-            targets=adapter.targets,
-            key=jax.random.fold_in(key, 1),
-        )
+        lora.add(model, adapter, key=jax.random.fold_in(key, 1))
     return model

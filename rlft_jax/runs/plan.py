@@ -7,12 +7,14 @@ import jax
 from jax.sharding import Mesh
 
 from rlft_jax.config.binding import bind
-from rlft_jax.config.settings import settings_of
+from rlft_jax.config.checks import is_rl
 from rlft_jax.data.demonstrations import demonstrations
 from rlft_jax.data.pipeline import steps_for
+from rlft_jax.data.preferences import preferences
 from rlft_jax.data.problems import problems
 from rlft_jax.data.report import Report
 from rlft_jax.models.qwen2 import Compute
+from rlft_jax.objectives import OBJECTIVES
 from rlft_jax.progress import progress
 from rlft_jax.rewards import WeightedRewards, combined
 from rlft_jax.runs import loading
@@ -20,7 +22,7 @@ from rlft_jax.runs.loading import Origin, Places, Structure
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.optimizer import OPTIMIZERS, Optimizer
 from rlft_jax.training.sharding import make_mesh, shardings
-from rlft_jax.training.step import TrainState, init_state
+from rlft_jax.training.step import Objective, TrainState, init_state
 
 Config = dict[str, Any]
 
@@ -29,7 +31,7 @@ class Data(NamedTuple):
     """What a run learns from.
 
     Attributes:
-        parts: Examples or problems, for each part of the mixture.
+        parts: Examples, pairs of them, or problems, for each part of the mixture.
         heldout: Those kept to evaluate on.
     """
 
@@ -84,6 +86,13 @@ class Plan(NamedTuple):
         return Feed(self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"])
 
     @property
+    def objective(self) -> Objective:
+        """What to minimise, as a function of the model and a micro-batch."""
+        section = self.config["objective"]
+        chosen = bind(OBJECTIVES[section["name"]], section)
+        return lambda model, batch: chosen(model, batch, self.temperature)
+
+    @property
     def whole_where(self) -> Places:
         """Shardings of the parameters of the model without adapters."""
         return shardings(self.base.params, self.mesh)
@@ -109,15 +118,7 @@ def make_plan(config: Config) -> Plan:
             f" not divide over {jax.process_count()} processes."
         )
     reward = bind(combined, config["reward"])(config["data"]["task"]) if is_rl(config) else None
-    origin = loading.find(config["model"]["path"])
-    check_lengths(config, origin.architecture.max_positions)
-    compute = Compute(**{k: v for k, v in config["model"].items() if k != "path"})
-    base = loading.structure(origin.architecture, compute)
-    structure = base
-    if config["lora"] is not None:
-        adapter = loading.adapter_settings(config["lora"], origin.architecture)
-        structure = loading.structure(origin.architecture, compute, adapter)
-    data = read_data(config, origin)
+    origin, structure, base, data = policy_parts(config)
     steps = count_steps(config, data.size)
     name = config["optimizer"]["name"]
     optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)
@@ -126,6 +127,18 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         config, origin, structure, base, mesh, data, reward, steps, optimizer, shapes, where
     )
+
+
+def policy_parts(config: Config) -> tuple[Origin, Structure, Structure, Data]:
+    """What is particular to a run that trains a policy, and what it learns from."""
+    origin = loading.find(config["model"]["path"])
+    check_lengths(config, origin.architecture.max_positions)
+    compute = Compute(**{k: v for k, v in config["model"].items() if k != "path"})
+    base = structure = loading.structure(origin.architecture, compute)
+    if config["lora"] is not None:
+        adapter = loading.adapter_settings(config["lora"], origin.architecture)
+        structure = loading.structure(origin.architecture, compute, adapter)
+    return origin, structure, base, read_data(config, origin)
 
 
 def check_lengths(config: Config, most: int) -> None:
@@ -154,18 +167,12 @@ def check_lengths(config: Config, most: int) -> None:
         raise ValueError(f"The model has {most} positions, too few for {' and '.join(wrong)}.")
 
 
-def is_rl(config: Config) -> bool:
-    """Whether a run's responses are the policy's own."""
-    return config["objective"]["name"] == "rloo"
-
-
 def read_data(config: Config, origin: Origin) -> Data:
     """Reads and encodes what a run learns from."""
     tokens, seed, section = config["batch"]["tokens"], config["seed"], config["data"]
     if is_rl(config):
         room = tokens - config["sampling"]["max_new_tokens"]
-        known = {k: v for k, v in section.items() if k in settings_of(problems)}
-        found = bind(problems, known)(origin.tokenizer, room, seed)
+        found = bind(problems, section)(origin.tokenizer, room, seed)
     else:
         with progress("Encoding", 100, unit="%") as advance:
             done = 0
@@ -176,7 +183,8 @@ def read_data(config: Config, origin: Origin) -> Data:
                 advance(max(percent - done, 0))
                 done = percent
 
-            found = bind(demonstrations, section)(origin.tokenizer, tokens, seed, show)
+            read = preferences if config["objective"]["name"] == "dpo" else demonstrations
+            found = bind(read, section)(origin.tokenizer, tokens, seed, show)
     return Data(found.parts, found.weights, found.heldout, found.report)
 
 

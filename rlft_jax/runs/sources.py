@@ -1,50 +1,48 @@
-"""Where a run's batches come from: demonstrations, or the policy at work."""
+"""Where a run's batches come from: data that others wrote, or the policy at work."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from rlft_jax.batch import Batch, Responses
+from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
-from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import rloo
 from rlft_jax.rewards import RewardError, WeightedRewards
 from rlft_jax.rollout import Engine, Rewarded, Rollout, Score
 from rlft_jax.runs import loading
+from rlft_jax.runs.inference import policy_score
 from rlft_jax.runs.plan import Plan
+from rlft_jax.runs.reference_cache import ScoredPair
 from rlft_jax.sampling.sampler import Completion, Sampler, SamplingSettings
+from rlft_jax.selection import SELECTIONS
 from rlft_jax.tasks.problem import Problem
-from rlft_jax.training.feeding import scorer
 from rlft_jax.training.loop import Draw, Source
-from rlft_jax.training.sharding import ROWS, local_copy
-from rlft_jax.training.step import Params, score_step
+from rlft_jax.training.sharding import local_copy, local_mesh
+from rlft_jax.training.step import Params
 
 
-class Demonstrations:
-    """A source that deals out examples to imitate."""
+class Dataset:
+    """A source that deals out what others wrote."""
 
-    def __init__(self, examples: Batches):
-        self._examples = examples
+    def __init__(self, items: Batches, collated: Callable[[Sequence[Any]], Responses]):
+        self._items, self._collated = items, collated
 
     def next(self, params: Params, step: int) -> Draw:
-        """The next examples, one response each."""
-        return Draw(Responses.of([[example] for example in next(self._examples)]), {})
+        """The next items, whatever the policy does."""
+        return Draw(self._collated(next(self._items)), {})
 
     def state(self) -> dict[str, Any]:
-        """Position among the examples."""
-        return self._examples.get_state()
+        """Position among the items."""
+        return self._items.get_state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on exactly where `state` was taken."""
-        self._examples.set_state(state)
+        self._items.set_state(state)
 
 
 def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
@@ -62,9 +60,40 @@ def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
         processes=processes,
     )
     if not plan.is_rl:
-        return Demonstrations(stream)
+        return Dataset(stream, collation(plan, reference))
     engine = make_engine(plan, frozen, reference)
     return bind(Rollout, config["rollout"])(stream, engine, jax.process_index(), processes)
+
+
+def collation(plan: Plan, reference: Params | None) -> Callable[[Sequence[Any]], Responses]:
+    """A function from items of a run's data to what is packed for a step."""
+    if plan.config["objective"]["name"] == "sft":
+        return lambda examples: Responses.of([[example] for example in examples])
+    score = reference_score(plan, reference)
+    return lambda pairs: scored_pairs(pairs, score)
+
+
+def scored_pairs(pairs: Sequence[Any], score: Score | None) -> Responses:
+    """Pairs with the log-probabilities that the reference gave them before, or gives them now."""
+    if isinstance(pairs[0], ScoredPair):
+        responses = Responses.of([pair.examples for pair in pairs])
+        found = np.zeros(responses.tokens.shape, np.float32)
+        for row, pair in zip(found, pairs):
+            for place, logprobs in zip(row, pair.reference_logprobs):
+                place[: len(logprobs)] = logprobs
+        return responses._replace(reference_logprobs=found)
+    responses = Responses.of(pairs)
+    if score is None:
+        return responses
+    return responses._replace(reference_logprobs=score({}, responses))
+
+
+def reference_score(plan: Plan, reference: Params | None) -> Score | None:
+    """A function that scores responses under the reference; None where there is none."""
+    if reference is None:
+        return None
+    score = policy_score(plan.base.graph, {}, plan.feed, plan.temperature)
+    return lambda _, responses: score(reference, responses)
 
 
 def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
@@ -72,14 +101,12 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     config, tokenizer = plan.config, plan.origin.tokenizer
     assert plan.reward is not None
     settings = SamplingSettings(stop_ids=plan.origin.stop_ids, **config["sampling"])
-    sample, advantages = policy_sampler(plan, frozen, settings), config["advantages"]
+    sample = policy_sampler(plan, frozen, settings)
+    advantages, selection = config["advantages"], config["selection"]
     is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
-    old_score = reference_score = None
-    if is_reused or advantages["kl_weight"]:
-        old_score = policy_score(plan, plan.structure.graph, frozen)
-    if reference is not None:
-        of_reference = policy_score(plan, plan.base.graph, {})
-        reference_score = lambda _, responses: of_reference(reference, responses)
+    old_score = None
+    if advantages is not None and (is_reused or advantages["kl_weight"]):
+        old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
@@ -87,9 +114,10 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
             params, prompts, samples=samples, seed=config["seed"], requests=numbers
         ),
         reward=on_all_processes(plan.reward),
-        advantages=bind(rloo.advantages, advantages),
+        advantages=None if advantages is None else bind(rloo.advantages, advantages),
+        select=None if selection is None else bind(SELECTIONS[selection["name"]], selection),
         old_score=old_score,
-        reference_score=reference_score,
+        reference_score=reference_score(plan, reference),
     )
 
 
@@ -113,13 +141,12 @@ def on_all_processes(reward: WeightedRewards) -> WeightedRewards | Callable[...,
 
 
 def policy_sampler(plan: Plan, frozen: Params, settings: SamplingSettings):
-    """A function that samples, by the trainable parameters, on this process' devices."""
-    is_shared = jax.process_count() == 1 and plan.mesh.size > 1
+    """A function that samples by the trainable parameters, on all devices of this process."""
     sampler = Sampler(
         plan.structure.graph,
         settings,
         decode=plan.origin.tokenizer.decode,
-        mesh=plan.mesh if is_shared else None,
+        mesh=local_mesh(plan.mesh),
     )
 
     def sample(params: Params, prompts: list[list[int]], **how: Any) -> list[list[Completion]]:
@@ -127,17 +154,3 @@ def policy_sampler(plan: Plan, frozen: Params, settings: SamplingSettings):
         return sampler(local_copy(whole, plan.mesh), prompts, **how)
 
     return sample
-
-
-def policy_score(plan: Plan, graph: Any, frozen: Params) -> Score:
-    """A function that scores responses under a model's parameters."""
-    score = functools.partial(response_logprobs, temperature=plan.temperature)
-    compiled = jax.jit(
-        functools.partial(score_step, graph=graph, score=score),
-        out_shardings=NamedSharding(plan.mesh, P(None, ROWS)),
-    )
-
-    def of_batch(params: Params, batch: Batch) -> jax.Array:
-        return compiled(params, frozen, batch)
-
-    return scorer(of_batch, plan.feed)

@@ -36,7 +36,7 @@ def load_frozen(plan: Plan) -> Params:
 
 def load_reference(plan: Plan, frozen: Params) -> Params | None:
     """The reference policy, if one is needed: the base under adapters, otherwise a copy."""
-    if not plan.is_rl or not needs_reference(plan.config):
+    if not needs_reference(plan.config):
         return None
     path = plan.config["reference"] or plan.config["model"]["path"]
     return frozen or _checkpoint(plan, path)

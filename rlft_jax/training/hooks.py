@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rlft_jax.metrics import Mean, Metrics
-from rlft_jax.progress import Advance
+from rlft_jax.metrics import Metrics, merged
+from rlft_jax.progress import Advance, say
+from rlft_jax.training import completions
 from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.loop import Hook, Progress, Source, Stopped
 from rlft_jax.training.preemption import EXIT_PREEMPTED, Preemption
 from rlft_jax.training.report import Report, numbers
+from rlft_jax.training.retention import best_mode
 from rlft_jax.training.step import Params
 
 # What the progress bar shows of the metrics, where they exist.
@@ -26,27 +28,35 @@ def is_due(step: int, every: int, last: int = 0) -> bool:
     return (bool(every) and step % every == 0) or step == last
 
 
-def log(report: Report | None, advance: Advance, *, every: int, steps: int) -> Hook:
-    """Writes metrics, and how fast it goes."""
-    since, taken = time.monotonic(), 0
+def log(report: Report | None, advance: Advance, *, tokens: int, every: int, steps: int) -> Hook:
+    """Writes metrics, and how fast it goes.
+
+    Args:
+        tokens: Trained on by the steps before this start of the run.
+    """
+    since, taken, known = time.monotonic(), 0, tokens
 
     def hook(progress: Progress) -> None:
-        nonlocal since, taken
+        nonlocal since, taken, known
         taken += 1
         if not is_due(progress.step, every, steps):
             advance(1)
             return
-        metrics = progress.metrics | over_processes(progress.source_metrics)
         if report is None:
             return
-        values = report.metrics(progress.step, metrics)
-        now = time.monotonic()
-        per_step = (now - since) / taken
-        since, taken = now, 0
+        so_far = {"num_tokens": progress.state.tokens}
+        values = report.metrics(
+            progress.step, {**progress.metrics, **progress.source_metrics, **so_far}
+        )
+        tokens, now = int(values["num_tokens"]), time.monotonic()
         report.timings(
             progress.step,
-            {"step_time": per_step, "tokens_per_second": values["num_tokens"] / per_step},
+            {
+                "step_time": (now - since) / taken,
+                "tokens_per_second": (tokens - known) / (now - since),
+            },
         )
+        since, taken, known = now, 0, tokens
         shown = [f"{name} {values[name]:.3g}" for name in SHOWN if name in values]
         advance(1, note="  ".join(shown))
 
@@ -54,11 +64,12 @@ def log(report: Report | None, advance: Advance, *, every: int, steps: int) -> H
 
 
 def table(report: Report | None, rows: Callable[[], list[dict[str, Any]]], *, every: int) -> Hook:
-    """Writes responses of a rollout for people to read."""
+    """Writes responses of a rollout for people to read, and shows some."""
 
     def hook(progress: Progress) -> None:
         if report is not None and is_due(progress.step, every):
             report.samples(progress.step, rows())
+            completions.show(progress.step, rows())
 
     return hook
 
@@ -68,12 +79,6 @@ class History:
 
     def __init__(self, metric: str, past: list[tuple[int, float]]):
         self.metric, self._values = metric, past
-        self._sign = -1 if metric.endswith("loss") else 1
-
-    @property
-    def mode(self) -> str:
-        """Whether the highest or the lowest value is best."""
-        return "min" if self._sign < 0 else "max"
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Notes what an evaluation found.
@@ -95,10 +100,8 @@ class History:
     @property
     def without_progress(self) -> int:
         """Evaluations since the best one."""
-        values = [
-            self._sign * (v if math.isfinite(v) else -self._sign * math.inf)
-            for _, v in self._values
-        ]
+        sign = 1 if best_mode(self.metric) == "max" else -1
+        values = [sign * v if math.isfinite(v) else -math.inf for _, v in self._values]
         return len(values) - 1 - int(np.argmax(values)) if values else 0
 
     def is_over(self, patience: int) -> bool:
@@ -114,16 +117,18 @@ def evaluate(
     every: int,
     steps: int,
 ) -> Hook:
-    """Measures on held-out data, and writes it down."""
+    """Measures on held-out data, writes it down and says it; at step 0 too, if called there."""
 
     def hook(progress: Progress) -> None:
         if not every or not is_due(progress.step, every, steps):
             return
-        metrics = measure(progress.state.params)
+        values = numbers(measure(progress.state.params))
         if history is not None:
-            history.add(progress.step, numbers(metrics))
+            history.add(progress.step, values)
         if report is not None:
-            report.metrics(progress.step, metrics)
+            report.metrics(progress.step, values)
+            found = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            say(f"Step {progress.step}: {found}")
 
     return hook
 
@@ -210,10 +215,7 @@ def end(
 
 
 def over_processes(metrics: Metrics) -> Metrics:
-    """Adds up what processes measured apart; all call it together."""
-    if jax.process_count() == 1 or not metrics:
+    """Puts together what processes measured apart; all call it together."""
+    if jax.process_count() == 1:
         return metrics
-    names = sorted(metrics)
-    local = np.array([[np.asarray(x, np.float32) for x in metrics[name]] for name in names])
-    total = multihost_utils.process_allgather(local).sum(0)
-    return {name: Mean(*pair) for name, pair in zip(names, total)}
+    return merged(multihost_utils.process_allgather(metrics))

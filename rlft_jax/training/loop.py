@@ -1,7 +1,9 @@
 """The training loop: one for all algorithms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from rlft_jax.batch import Batch, Responses
 from rlft_jax.metrics import Metrics
@@ -11,10 +13,10 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Draw(NamedTuple):
-    """What a source gives: responses to learn from, and what it knows about them."""
+    """What a source gives: this process' responses to learn from, and facts about those of all."""
 
     responses: Responses
-    metrics: Metrics
+    metrics: Mapping[str, np.number]
 
 
 @runtime_checkable
@@ -44,7 +46,7 @@ class Progress(NamedTuple):
     step: int
     state: TrainState
     metrics: Metrics
-    source_metrics: Metrics
+    source_metrics: Mapping[str, np.number]
 
 
 Hook = Callable[[Progress], None]

@@ -1,17 +1,18 @@
 """Where the numbers of a run go: JSON lines, TensorBoard and, if asked, Weights & Biases."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from rlft_jax.metrics import Mean, Metrics
+from rlft_jax.metrics import Count, Metric
+from rlft_jax.training import completions
 from rlft_jax.training.json_lines import JsonLines
 from rlft_jax.training.run_directory import RunDirectory
 
-Values = Mapping[str, Mean | jax.Array | np.number | float | int]
+Values = Mapping[str, Metric | Count | jax.Array | np.number | float | int]
 
 
 class Report:
@@ -57,10 +58,17 @@ class Report:
         self._timings.append(step, as_json(values))
         self._show(step, values)
 
-    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    def samples(self, step: int, rows: Sequence[completions.Row]) -> None:
         """Logs sample completions, one row each: prompt, completion, reward and so on."""
         for row in rows:
             self._samples.append(step, row)
+        if self._tensorboard:
+            self._tensorboard.add_text("completions", completions.markdown(rows), step)
+        if self._wandb:
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            table = wandb.Table(*completions.cells(rows))
+            self._wandb.log({"step": step, "completions": table})
 
     def sync(self) -> None:
         """Returns once all that was logged is on the disk."""
@@ -92,7 +100,7 @@ def numbers(metrics: Values) -> dict[str, float]:
     >>> numbers({"loss": np.float32(0.1)})
     {'loss': 0.1}
     """
-    host: Metrics = jax.device_get(dict(metrics))  # one transfer for all of them
+    host = jax.device_get(dict(metrics))  # one transfer for all of them
     return {name: _number(host[name]) for name in sorted(host)}
 
 
@@ -136,5 +144,5 @@ def start_wandb(run: RunDirectory, settings: Mapping[str, Any]) -> Any:
 
 
 def _number(value: Any) -> float:
-    scalar = np.asarray(value.value if isinstance(value, Mean) else value)
+    scalar = np.asarray(value.value if isinstance(value, Metric | Count) else value)
     return float(str(scalar)) if scalar.dtype == np.float32 else float(scalar)

@@ -3,6 +3,17 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+Mode = Literal["max", "min"]
+
+
+def best_mode(metric: str) -> Mode:
+    """Whether the highest or the lowest value of a metric is best: a loss should be low.
+
+    >>> best_mode("eval_loss"), best_mode("eval_accuracy")
+    ('min', 'max')
+    """
+    return "min" if metric.endswith("loss") else "max"
+
 
 class Retention(NamedTuple):
     """Keeps a step if any of these says so.
@@ -17,7 +28,7 @@ class Retention(NamedTuple):
     last: int = 2
     every: int | None = None
     best: int = 0
-    mode: Literal["max", "min"] = "max"
+    mode: Mode = "max"
 
     def check(self) -> None:
         """Raises a ValueError that names every setting which makes no sense."""

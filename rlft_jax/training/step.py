@@ -10,11 +10,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int, PyTree
 
 from rlft_jax.batch import Batch
-from rlft_jax.metrics import Mean, Metrics
+from rlft_jax.metrics import Count, Mean, Metrics, merged
+from rlft_jax.texts import TextBatch
 from rlft_jax.training.optimizer import Optimizer
 
 Params = PyTree[Array]
-Objective = Callable[[Any, Batch], Metrics]
+AnyBatch = Batch | TextBatch
+Objective = Callable[[Any, Any], Metrics]  # of a model and its kind of micro-batch
 
 
 class TrainState(NamedTuple):
@@ -27,24 +29,27 @@ class TrainState(NamedTuple):
         params: The trainable ones: all of them, or the adapters.
         skipped: Updates left out because a loss or a gradient was not finite, in all and
             since the last good one.
+        tokens: Trained on so far, prompts and repeated updates included.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
     skipped: Int[Array, "2"]
+    tokens: Count
 
 
 def init_state(params: Params, optimizer: Optimizer) -> TrainState:
     """State of a run that has not taken a step."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.transformation.init(params), jnp.zeros(2, jnp.int32))
+    opt_state = optimizer.transformation.init(params)
+    return TrainState(zero, params, opt_state, jnp.zeros(2, jnp.int32), Count.zero())
 
 
 def train_step(
     state: TrainState,
     frozen: Params,
-    batch: Batch,
+    batch: AnyBatch,
     *,
     graph: nnx.GraphDef,
     objective: Objective,
@@ -67,14 +72,14 @@ def train_step(
         dropout: Whether adapters drop inputs.
     """
 
-    def loss(params: Params, key: Array, micro_batch: Batch) -> tuple[Array, Metrics]:
+    def loss(params: Params, key: Array, micro_batch: AnyBatch) -> tuple[Array, Metrics]:
         model = nnx.merge(graph, params, frozen)
         if dropout:
             model.dropout_key = key
         metrics = objective(model, micro_batch)
-        return metrics["loss"].total, metrics
+        return _loss(metrics).total, metrics
 
-    def add(grads: Params, numbered: tuple[Array, Batch]) -> tuple[Params, Metrics]:
+    def add(grads: Params, numbered: tuple[Array, AnyBatch]) -> tuple[Params, Metrics]:
         number, micro_batch = numbered
         new, metrics = jax.grad(loss, has_aux=True)(
             state.params, jax.random.fold_in(step_key, number), micro_batch
@@ -85,30 +90,38 @@ def train_step(
     M = batch.tokens.shape[0]
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     grads, metrics = jax.lax.scan(add, zeros, (jnp.arange(M), batch))
-    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
-    grads = jax.tree.map(lambda g: g / jnp.maximum(metrics["loss"].weight, 1), grads)
+    metrics = merged(metrics)
+    mean = _loss(metrics)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(mean.weight, 1), grads)
 
     norm = optax.tree.norm(grads)
-    is_finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"].total)
+    is_finite = jnp.isfinite(norm) & jnp.isfinite(mean.total)
     updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
         "grad_norm": _one(norm),
         "learning_rate": _one(optimizer.learning_rate(state.step - state.skipped[0])),
-        "num_tokens": Mean((batch.segments > 0).sum().astype(jnp.float32), jnp.ones(())),
         "skipped_updates": _one((state.skipped[0] + ~is_finite).astype(jnp.float32)),
     }
-    kept = _choose(is_finite, (params, opt_state), (state.params, state.opt_state))
+    before = (state.params, state.opt_state)
+    params, opt_state = _choose(is_finite, (params, opt_state), before)
     skipped = jnp.where(is_finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-    return TrainState(state.step + 1, *kept, skipped), metrics
+    tokens = state.tokens.plus((batch.segments > 0).sum())
+    return TrainState(state.step + 1, params, opt_state, skipped, tokens), metrics
 
 
 def score_step(
-    params: Params, frozen: Params, batch: Batch, *, graph: nnx.GraphDef, score: Callable
+    params: Params, frozen: Params, batch: AnyBatch, *, graph: nnx.GraphDef, score: Callable
 ) -> PyTree[Array]:
     """Applies `score` of model and micro-batch to each micro-batch, without gradients."""
     model = lambda: nnx.merge(graph, params, frozen)
     return jax.lax.map(lambda micro_batch: score(model(), micro_batch), batch)
+
+
+def _loss(metrics: Metrics) -> Mean:
+    loss = metrics["loss"]
+    assert isinstance(loss, Mean), loss
+    return loss
 
 
 def _choose(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

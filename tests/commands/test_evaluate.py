@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 
 from rlft_jax.commands import evaluate as command
@@ -61,6 +62,39 @@ def test_problems_that_are_made_are_always_the_same():
     assert "seed" in source
 
 
+def test_the_split_of_a_data_set_is_told(tmp_path):
+    rows = datasets.Dataset.from_list([{"nums": [n, 2, 1], "target": n} for n in (10, 11, 12)])
+    folder = str(tmp_path / "saved")
+    datasets.DatasetDict(train=rows, test=rows.select([2])).save_to_disk(folder)
+    read = lambda **how: read_problems("countdown", folder, limit=None, template="plain", **how)
+    problems, source = read(split="train")
+    assert (len(problems), source) == (3, f"{folder}, train")
+    problems, source = read()
+    assert (len(problems), source) == (1, f"{folder}, test")
+
+
+def test_a_subset_and_a_slice_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, target in (("easy", 3), ("hard", 97)):
+        row = {"nums": [1, 2], "target": target}
+        (folder / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- {config_name: easy, data_files: [{split: test, path: easy.jsonl}]}\n"
+        "- {config_name: hard, data_files: [{split: test, path: hard.jsonl}]}\n---\n"
+    )
+    read = lambda data, **how: read_problems("countdown", data, limit=None, template="plain", **how)
+    problems, source = read(str(folder), subset="hard")
+    assert len(problems) == 3
+    assert all("97" in str(problem.prompt) for problem in problems)
+    assert source == f"{folder}, hard, test"
+    file = str(folder / "easy.jsonl")
+    problems, source = read(file, split="test[1:]")
+    assert (len(problems), source) == (2, f"{file}, test[1:]")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -76,7 +110,7 @@ def test_problems_that_are_made_are_always_the_same():
     ],
 )
 def test_mistakes_are_refused_before_weights_are_loaded(run, monkeypatch, flags, said):
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(command, "load_replicas", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=said):
         run(**flags)
 

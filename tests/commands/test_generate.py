@@ -57,7 +57,7 @@ def test_bad_lines_and_settings_are_refused_before_the_model_is_looked_for(run):
 
 
 def test_what_cannot_be_generated_leaves_the_old_output(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(command, "load_replicas", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "out.jsonl").write_text("old")
     with pytest.raises(ValueError, match="line 3: 36 tokens of prompt and 500 after it"):
         run(max_new_tokens=500)

@@ -70,7 +70,7 @@ def test_the_size_of_batches_changes_no_more_than_rounding(run):
 
 
 def test_mistakes_are_refused_before_weights_are_loaded(run, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(command, "load_replicas", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ValueError, match='line 1 has no "completion"'):
         run([{"prompt": "x"}])
     with pytest.raises(ValueError, match="--batch_rows=0"):

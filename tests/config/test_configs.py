@@ -29,10 +29,13 @@ SMALL = {
     "batch.micro_batches": "1",
     "every.log": "1",
     "every.evaluate": "2",
+}
+SMALL_RLOO = {
+    "sampling.max_new_tokens": "8",
+    "rollout.responses": "2",
     "every.samples": "1",
     "evaluation.max_new_tokens": "8",
 }
-SMALL_RLOO = {"sampling.max_new_tokens": "8", "rollout.responses": "2"}
 
 
 @pytest.fixture(scope="module")

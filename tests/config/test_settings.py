@@ -15,7 +15,7 @@ from rlft_jax.config.settings import (
     parse,
     settings_of,
 )
-from rlft_jax.models import lora
+from rlft_jax.logprobs import token_scores
 
 
 def tune(
@@ -48,10 +48,10 @@ def test_keyword_parameters_that_text_can_spell_are_settings():
 
 
 def test_run_time_shape_checks_do_not_hide_a_signature():
-    settings = settings_of(lora.add)  # wrapped by jaxtyping while testing
-    assert settings["rank"].annotation is int
-    assert settings["rank"].help == "Width of the bottleneck."
-    assert not settings.keys() & {"model", "key"}
+    settings = settings_of(token_scores)  # wrapped by jaxtyping while testing
+    assert settings["temperature"].annotation is float
+    assert settings["temperature"].help == "Logits are divided by it, as when sampling."
+    assert not settings.keys() & {"model", "batch"}
 
 
 def test_annotations_may_be_strings():

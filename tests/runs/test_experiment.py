@@ -62,10 +62,18 @@ def test_a_run_writes_metrics_apart_from_wall_clock_values(sft_run):
     assert json.loads((sft_run / "versions.json").read_text())["jax"] == jax.__version__
 
 
+def test_tokens_are_counted_from_the_beginning_of_the_run(sft_run):
+    counted = values(sft_run, "num_tokens")
+    assert counted == sorted(set(counted))
+    assert counted[-1] == lines(sft_run / "metrics.jsonl")[-2]["num_tokens"]
+    low, high = (saved(sft_run)[f"tokens.{part}"] for part in ("low", "high"))
+    assert (low, high) == (counted[-1], 0)
+
+
 def test_reinforcement_raises_the_reward_from_ratios_of_one(rloo_run):
     rewards = values(rloo_run, "reward")
     assert sum(rewards[3:]) > 1.5 * sum(rewards[:3])
-    assert values(rloo_run, "importance_sampling_ratio") == [1.0] * 6
+    assert values(rloo_run, "ratio/mean") == [1.0] * 6
     assert max(map(abs, values(rloo_run, "sampling/kl"))) < 1e-5
     assert len(values(rloo_run, "completions/clipped_ratio")) == 6
 
@@ -152,6 +160,28 @@ def test_accuracy_is_measured_while_a_policy_reinforces_itself(tiny, tmp_path):
         *("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated"),
     }
     assert 0 <= line["eval_truncated"] <= 1
+
+
+def test_what_was_held_out_may_be_measured_before_the_first_step(tiny, tmp_path, capsys):
+    config = tiny.sft(**EVALUATED, every__evaluate_first=True, steps=2)
+    folder = run(config, tmp_path)
+    first, *_, last = lines(folder / "metrics.jsonl")
+    assert (first["step"], last["step"]) == (0, 2)
+    assert first["eval_loss"] > last["eval_loss"]
+    assert f"Step 0: eval_entropy {first['eval_entropy']:.4g}" in capsys.readouterr().err
+    history = experiment.past_evaluations(resolved(config), RunDirectory(folder), begun=2)
+    assert history.at(0) == first["eval_loss"]
+
+
+def test_a_policy_that_only_gets_worse_stops_early(tiny, tmp_path):
+    config = tiny.sft(**EVALUATED, **SPOILED, every__evaluate_first=True, stop__patience=1)
+    folder = run(config, tmp_path)
+    assert [x["step"] for x in lines(folder / "metrics.jsonl") if "eval_loss" in x] == [0, 2]
+
+
+def test_measuring_first_without_measuring_later_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"every\.evaluate_first = True has no effect"):
+        resolved(tiny.sft(every__evaluate_first=True))
 
 
 def test_the_best_checkpoint_outlives_newer_ones_and_is_what_a_run_is(tiny, tmp_path):

@@ -39,7 +39,7 @@ def make(compute: Compute | None = None, *, adapted: bool = False):
     def model() -> Qwen2:
         model = Qwen2(TINY, compute=compute, rngs=nnx.Rngs(0))
         if adapted:
-            lora.add(model, rank=2, key=jax.random.key(1))
+            lora.add(model, lora.Settings(rank=2), key=jax.random.key(1))
         return model
 
     graph, state = nnx.split(nnx.eval_shape(model))

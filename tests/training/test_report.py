@@ -4,13 +4,14 @@ import json
 import math
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from rlft_jax.metrics import Mean
+from rlft_jax.metrics import Count, Largest, Mean
 from rlft_jax.training.report import Report, as_json, numbers
 from rlft_jax.training.run_directory import RunDirectory
 
@@ -24,11 +25,13 @@ def write(run: RunDirectory, steps: range, *, tensorboard: bool = False) -> None
     for step in steps:
         report.metrics(step, {"loss": mean(1, 3 * step), "entropy": mean(0.1)})
         report.timings(step, {"seconds": 0.5})
-        report.samples(step, [{"prompt": "p", "completion": f"{step}{i}"} for i in range(2)])
+        report.samples(
+            step, [{"prompt": "p", "completion": f"{step}{i}", "reward": 0.5} for i in range(2)]
+        )
     report.close()
 
 
-def events(run: RunDirectory) -> list[tuple[int, str, float]]:
+def recorded(run: RunDirectory) -> list[tuple[int, Any]]:
     """What TensorBoard's files say, read as its format has it: length, check, record, check."""
     found = []
     for path in sorted(run.tensorboard.iterdir()):
@@ -36,9 +39,21 @@ def events(run: RunDirectory) -> list[tuple[int, str, float]]:
         while content:
             size = int.from_bytes(content[:8], "little")
             event = event_pb2.Event.FromString(content[12 : 12 + size])
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            found += [(event.step, value) for value in event.summary.value]
             content = content[16 + size :]
     return found
+
+
+def events(run: RunDirectory) -> list[tuple[int, str, float]]:
+    """TensorBoard's numbers."""
+    return [(step, value.tag, value.simple_value) for step, value in recorded(run)]
+
+
+def texts(run: RunDirectory) -> list[tuple[int, str]]:
+    """TensorBoard's texts."""
+    found = [(step, value) for step, value in recorded(run) if value.tensor.string_val]
+    assert all(value.metadata.plugin_data.plugin_name == "text" for _, value in found)
+    return [(step, value.tensor.string_val[0].decode()) for step, value in found]
 
 
 def test_numbers_are_the_shortest_that_mean_the_same(tmp_path):
@@ -51,6 +66,12 @@ def test_numbers_are_the_shortest_that_mean_the_same(tmp_path):
         "c": 0.1,
         "d": 2.0**40,
     }
+
+
+def test_every_kind_of_metric_is_a_number():
+    tokens = Count.zero().plus(jnp.array(2**24 + 1))  # more than float32 can count
+    found = {"num_tokens": tokens, "ratio/max": Largest(jnp.float32(1.1)), "reward": np.float32(2)}
+    assert numbers(found) == {"num_tokens": 16777217, "ratio/max": 1.1, "reward": 2}
 
 
 def test_a_value_that_is_not_finite_is_null_and_named():
@@ -98,6 +119,14 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert (1, "seconds", 0.5) in events(run)
 
 
+def test_tensorboard_shows_completions_as_they_are(tmp_path):
+    run = RunDirectory(tmp_path)
+    write(run, range(2, 3), tensorboard=True)
+    (text,) = [text for step, text in texts(run) if step == 2]
+    assert "    21" in text.splitlines()
+    assert "**completion**: reward 0.5" in text.splitlines()
+
+
 def test_tensorboard_is_told_from_which_step_on_to_forget(tmp_path):
     run = RunDirectory(tmp_path)
     write(run, range(4, 5), tensorboard=True)
@@ -117,6 +146,7 @@ class FakeWandb:
 
     def __init__(self) -> None:
         self.started, self.logged, self.defined = [], [], []
+        self.Table = lambda columns, data: (columns, data)
 
     def init(self, **settings):
         self.started.append(settings)
@@ -145,6 +175,17 @@ def test_wandb_continues_the_run_it_began(tmp_path, monkeypatch):
         "finished",
     ]
     assert fake.defined[0] == (("*",), {"step_metric": "step"})
+
+
+def test_wandb_gets_completions_as_a_table(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    report = Report(RunDirectory(tmp_path), tensorboard=False, wandb={})
+    prompt = [{"role": "user", "content": "Reach 9."}]
+    report.samples(3, [{"prompt": prompt, "completion": "4 + 5", "reward": 1.0}])
+    report.close()
+    table = (["prompt", "completion", "reward"], [["user: Reach 9.", "4 + 5", 1.0]])
+    assert fake.logged[0] == {"step": 3, "completions": table}
 
 
 def test_wandb_that_is_not_installed_is_said_before_anything_is_written(tmp_path, monkeypatch):

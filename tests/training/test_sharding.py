@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rlft_jax.objectives import rloo, sft
+from rlft_jax.objectives import dpo, rloo, sft
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.optimizer import adamw
-from rlft_jax.training.sharding import local_rows, make_mesh, place_rows, shardings
+from rlft_jax.training.sharding import (
+    local_copy,
+    local_mesh,
+    local_rows,
+    make_mesh,
+    place_rows,
+    shardings,
+)
 from rlft_jax.training.step import TrainState, init_state, train_step
 from tests import tiny
 
@@ -21,6 +28,7 @@ OPTIMIZER = adamw(4, learning_rate=1e-2, epsilon=1e-3, weight_decay=0.1)
 OBJECTIVES = {
     "sft": sft.objective,
     "rloo": functools.partial(rloo.objective, kl_weight=0.1),
+    "dpo": functools.partial(dpo.objective, loss={"sigmoid": 1.0, "simpo": 0.5}),
 }
 POLICIES = {"full": None, "lora": dict(rank=4)}
 RESPONSES = tiny.responses(prompts=8, group=2)
@@ -68,6 +76,7 @@ def on_one_device(objective: str, adapter: str) -> tuple[TrainState, dict]:
         *(("sft", "full", mesh) for mesh in MESHES),
         *(("rloo", "full", mesh) for mesh in MESHES),
         ("rloo", "lora", (2, 2, 2)),
+        ("dpo", "full", (2, 2, 2)),
     ],
     ids=str,
 )
@@ -108,6 +117,26 @@ def test_rows_come_back_in_their_order():
     placed = place_rows(rows, mesh)
     assert placed.addressable_shards[0].data.shape == (3, 2, 5)
     np.testing.assert_array_equal(local_rows(placed), rows)
+
+
+def test_alone_a_process_uses_the_mesh_and_the_arrays_that_are_there():
+    mesh, params = mesh_of(2, 2, 2), tiny.policy().params
+    assert local_mesh(mesh) is mesh
+    assert local_copy(params, mesh) is params
+
+
+def test_among_others_a_process_has_whole_arrays_on_each_device_of_its_own(monkeypatch):
+    mesh, params = mesh_of(2, 2, 2), tiny.policy().params
+    cut = jax.device_put(params, shardings(params, mesh))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    local = local_mesh(mesh)
+    assert (local.size, local.axis_names) == (8, ("local",))
+    copy = local_copy(cut, mesh)
+    tiny.assert_bit_equal(copy, params)
+    for array in jax.tree.leaves(copy):
+        assert array.sharding.mesh == local
+        assert array.is_fully_replicated
+        assert array.devices() == set(jax.devices())
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1), (2, -1, 3), (16, -1, 1), (1, 4, 1)])

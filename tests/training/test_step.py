@@ -19,7 +19,7 @@ from tests import tiny
 POLICY = tiny.policy()
 BATCH = tiny.batch_of(tiny.responses(), micro_batches=2)
 OPTIMIZER = adamw(10, learning_rate=1e-2, schedule="linear", weight_decay=0.1)
-ADAPTER = dict(rank=4, alpha=8.0, targets=["q_proj", "down_proj"])
+ADAPTER = dict(rank=4, alpha=8.0, targets=("q_proj", "down_proj"))
 
 
 def step_of(policy: tiny.Policy, objective=sft.objective, **settings):
@@ -64,6 +64,7 @@ def test_training_on_a_batch_lowers_its_loss():
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.8 * losses[0]
     assert state.step == 5
+    assert state.tokens.value == 5 * (BATCH.segments > 0).sum()
 
 
 def test_a_gradients_norm_is_reported_before_clipping():
@@ -71,7 +72,6 @@ def test_a_gradients_norm_is_reported_before_clipping():
     norm = np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(gradient)))
     assert norm > 1.0
     np.testing.assert_allclose(metrics["grad_norm"].value, norm, rtol=1e-5)
-    assert metrics["num_tokens"].value == (BATCH.segments > 0).sum()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_what_is_not_finite_changes_nothing_and_is_counted(poison):
     assert np.isfinite(metrics["loss"].total) == ("advantage" in poison)
     assert not np.isfinite(metrics["grad_norm"].total)
     np.testing.assert_array_equal(second.skipped, [1, 1])
+    assert second.tokens.value == 2 * first.tokens.value
     assert metrics["skipped_updates"].value == 1
     third, _ = step(second, bad)
     np.testing.assert_array_equal(third.skipped, [2, 2])
