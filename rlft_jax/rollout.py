@@ -74,6 +74,9 @@ class Rollout:
         minibatches: Steps that share a rollout; must divide its problems.
         mask_truncated: Whether nothing is learned from responses that were cut off.
         missing_stop_penalty: Reward lost by responses that were cut off.
+        length_penalty: Reward lost per token of a response.
+        normalize_rewards: Whether rewards are brought to mean 0 and deviation 1, as all rewards of
+            the run so far have them, before penalties.
     """
 
     def __init__(
@@ -88,12 +91,16 @@ class Rollout:
         minibatches: int = 1,
         mask_truncated: bool = False,
         missing_stop_penalty: float = 0.0,
+        length_penalty: float = 0.0,
+        normalize_rewards: bool = False,
     ):
         self.table: list[dict[str, Any]] = []  # the last rollout's texts, for people to read
         self._problems, self._engine = problems, engine
         self._process, self._processes = process, processes
         self._group_size, self._updates, self._minibatches = responses, updates, minibatches
-        self._mask_truncated, self._penalty = mask_truncated, missing_stop_penalty
+        self._mask_truncated, self._normalizes = mask_truncated, normalize_rewards
+        self._stop_penalty, self._length_penalty = missing_stop_penalty, length_penalty
+        self._seen = Moments()
         self._rollouts, self._used = 0, 0
         self._pending: Responses | None = None
         self._metrics: dict[str, np.float32] = {}  # of the rollout in use
@@ -125,6 +132,7 @@ class Rollout:
         return {
             "problems": self._problems.get_state(),
             "rollouts": self._rollouts,
+            "seen": list(self._seen),
             "used": self._used,
             "pending": {name: field for name, field in fields.items() if field is not None},
             "metrics": self._metrics,
@@ -135,6 +143,7 @@ class Rollout:
         """Goes on exactly where `state` was taken."""
         self._problems.set_state(state["problems"])
         self._rollouts, self._used = state["rollouts"], state["used"]
+        self._seen = Moments(*state["seen"])
         self._pending = Responses(**state["pending"]) if state["pending"] else None
         self._metrics = state["metrics"]
         self.table = state["table"]
@@ -152,7 +161,8 @@ class Rollout:
         rewards = rewards.reshape(-1, G).astype(np.float32)
         is_finished = np.array([[c.is_finished for c in group] for group in groups])
 
-        shaped = rewards - np.float32(self._penalty) * ~is_finished
+        lengths = np.array([[len(c.tokens) for c in group] for group in groups])
+        shaped = self._shaped(rewards, lengths, is_finished)
         responses = gathered(prompts, groups)._replace(rewards=shaped)
         if self._mask_truncated:
             is_response = responses.is_response & is_finished[..., None]
@@ -178,14 +188,66 @@ class Rollout:
             responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
         self.table = _table(problems, texts, shaped, parts, responses.advantages)[:SHOWN]
-        lengths = np.array([[len(c.tokens) for c in group] for group in groups])
+        repeated = np.array([[repetition(c.tokens.tolist()) for c in group] for group in groups])
         metrics = rollout_metrics(
             gathered_everywhere(shaped),
             gathered_everywhere(lengths),
             gathered_everywhere(is_finished),
+            gathered_everywhere(repeated),
             {name: gathered_everywhere(values) for name, values in parts.items()},
         )
         return responses, metrics
+
+    def _shaped(
+        self,
+        rewards: Float[np.ndarray, "B G"],
+        lengths: Int[np.ndarray, "B G"],
+        is_finished: Bool[np.ndarray, "B G"],
+    ) -> Float[np.ndarray, "B G"]:
+        """Rewards as they are learned from."""
+        self._seen = self._seen.with_more(gathered_everywhere(rewards))
+        if self._normalizes:
+            rewards = ((rewards - self._seen.mean) / (self._seen.deviation + 1e-6)).astype(
+                np.float32
+            )
+        lost = np.float32(self._length_penalty) * lengths.astype(np.float32)
+        return rewards - np.float32(self._stop_penalty) * ~is_finished - lost
+
+
+class Moments(NamedTuple):
+    """Mean and deviation of all numbers so far (Chan et al., 1979, eq. 1.5).
+
+    >>> moments = Moments().with_more(np.array([1.0, 2.0])).with_more(np.array([6.0]))
+    >>> float(moments.mean), round(float(moments.deviation), 4)
+    (3.0, 2.6458)
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # of the differences from the mean
+
+    def with_more(self, values: Float[np.ndarray, "..."]) -> "Moments":
+        """These numbers and some more."""
+        more, count = values.astype(np.float64), self.count + values.size
+        shift = float(more.mean()) - self.mean
+        between = shift**2 * self.count * values.size / count
+        squares = self.squares + float(((more - more.mean()) ** 2).sum()) + between
+        return Moments(count, self.mean + shift * values.size / count, squares)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation; 0 of fewer than two numbers."""
+        return float(np.sqrt(self.squares / max(self.count - 1, 1)))
+
+
+def repetition(tokens: Sequence[int], size: int = 4) -> float:
+    """The share of a text's runs of `size` tokens that it has had before.
+
+    >>> repetition([1] * 8)
+    0.8
+    """
+    runs = list(zip(*(tokens[start:] for start in range(size))))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def gathered_everywhere(values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "all *rest"]:
@@ -220,6 +282,7 @@ def rollout_metrics(
     rewards: Float[np.ndarray, "B G"],
     lengths: Int[np.ndarray, "B G"],
     is_finished: Bool[np.ndarray, "B G"],
+    repeated: Float[np.ndarray, "B G"],
     parts: Mapping[str, Float[np.ndarray, " N"]],
 ) -> dict[str, np.float32]:
     """What a rollout was like, under TRL's names. Deviations are over all of its responses."""
@@ -235,6 +298,7 @@ def rollout_metrics(
         "completions/min_terminated_length": finished.min(),
         "completions/max_terminated_length": finished.max(),
         "completions/clipped_ratio": (~is_finished).mean(),
+        "completions/repetition": repeated.mean(),
         **{f"rewards/{name}/mean": values.mean() for name, values in parts.items()},
         **{f"rewards/{name}/std": values.std(ddof=1) for name, values in parts.items()},
     }

@@ -13,7 +13,7 @@ from rlft_jax import rollout
 from rlft_jax.batch import Responses
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.objectives import rloo
-from rlft_jax.rollout import Engine, Rollout, rollout_metrics
+from rlft_jax.rollout import Engine, Moments, Rollout, repetition, rollout_metrics
 from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 
@@ -185,11 +185,13 @@ def test_what_a_rollout_was_like_is_told_under_the_names_of_trl():
         np.array([[1.0, 0.0], [0.1, 0.1]], np.float32),
         np.array([[3, 5], [2, 8]]),
         np.array([[True, True], [True, False]]),
+        np.array([[0.0, 0.5], [0.0, 0.0]]),
         {"verifier": np.array([1.0, 0.0, 0.1, 0.1])},
     )
     deviation = np.std([1, 0, 0.1, 0.1], ddof=1)
     expected = {
         "reward": 0.3,
+        "completions/repetition": 0.125,
         "reward_std": deviation,
         "frac_reward_zero_std": 0.5,
         "completions/mean_length": 4.5,
@@ -207,7 +209,7 @@ def test_what_a_rollout_was_like_is_told_under_the_names_of_trl():
 
 def test_lengths_of_what_ended_are_0_where_nothing_did():
     lengths, none = np.full((2, 2), 4), np.zeros((2, 2), bool)
-    metrics = rollout_metrics(np.zeros((2, 2), np.float32), lengths, none, {})
+    metrics = rollout_metrics(np.zeros((2, 2), np.float32), lengths, none, np.zeros((2, 2)), {})
     for kind in ("mean", "min", "max"):
         assert metrics[f"completions/{kind}_terminated_length"] == 0
         assert metrics[f"completions/{kind}_length"] == 4
@@ -298,3 +300,37 @@ def test_a_reward_that_fails_leaves_the_source_where_it_was(rollouts):
     broken = False
     expected = draws(Rollout(stream(), engine(), responses=2), rollouts + 1)[-1:]
     assert_same(draws(source, 1, first=rollouts), expected)
+
+
+def test_running_moments_are_those_of_all_numbers():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 100)
+    moments = Moments()
+    for part in np.split(values, [7, 8, 60]):
+        moments = moments.with_more(part)
+    assert moments.count == 100
+    assert moments.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert moments.deviation == pytest.approx(values.std(ddof=1), rel=1e-12)
+    assert Moments().deviation == 0
+
+
+def test_rewards_are_brought_to_the_scale_of_all_so_far_and_lose_penalties_after():
+    first, second = np.array([[1.0, 3.0]], np.float32), np.array([[5.0, 7.0]], np.float32)
+    is_finished, lengths = np.array([[True, False]]), np.array([[2, 4]])
+    source = Rollout(
+        stream(), engine(), normalize_rewards=True, length_penalty=0.5, missing_stop_penalty=10.0
+    )
+    shaped = source._shaped(first, lengths, is_finished)
+    np.testing.assert_allclose(shaped, [[-(0.5**0.5) - 1, 0.5**0.5 - 10 - 2]], rtol=1e-5)
+    again = Rollout(stream(), engine(), normalize_rewards=True)
+    again._seen = Moments(*source._seen)
+    expected = (second - 4.0) / np.std([1, 3, 5, 7], ddof=1)
+    found = again._shaped(second, lengths, is_finished)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    plain = Rollout(stream(), engine())
+    np.testing.assert_array_equal(plain._shaped(first, lengths, is_finished), first)
+
+
+def test_repetition_is_the_share_of_runs_that_came_before():
+    assert repetition(list(range(20))) == 0
+    assert repetition([1] * 23) == pytest.approx(19 / 20)
+    assert repetition([1, 2, 3]) == 0

@@ -24,7 +24,7 @@ AT_LEAST = {
     **dict.fromkeys(("evaluation.temperature", "evaluation.top_k", "data.holdout"), 0),
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.weight_decay"), 0),
     **dict.fromkeys(("lora.dropout", "optimizer.final_share"), 0),
-    "rollout.responses": 2,
+    **dict.fromkeys(("rollout.responses", "stop.window"), 2),
 }
 ABOVE = dict.fromkeys(
     (
@@ -87,6 +87,14 @@ def _needs(config: dict[str, Any]) -> Iterator[str]:
             "config.reward.functions names the verifier, which belongs to a task; set"
             " config.data.task, or name a function of your own."
         )
+    watch = config["stop"]["watch"]
+    if is_rl(config) and watch is not None and watch not in _rewards(config):
+        yield (
+            f"config.stop.watch = {watch!r} is none of config.reward.functions:"
+            f" {', '.join(_rewards(config))}. Add it there, with a weight of 0."
+        )
+    if is_rl(config) and watch is not None and not config["every"]["log"]:
+        yield "config.stop.watch needs logged rollouts; set config.every.log."
     if config["log"]["wandb"] is not None and importlib.util.find_spec("wandb") is None:
         yield "config.log.wandb needs wandb, which is not installed: pip install 'rlft_jax[wandb]'."
 
@@ -164,7 +172,8 @@ IDLE = [
         lambda c: not c["every"]["evaluate"],
         "while config.every.evaluate is 0",
     ),
-    Idle(("every.samples",), lambda c: not is_rl(c), "where nothing is sampled"),
+    Idle(("every.samples", "stop.watch"), lambda c: not is_rl(c), "where nothing is sampled"),
+    Idle(("stop.window",), lambda c: c["stop"]["watch"] is None, "without config.stop.watch"),
     Idle(("reference",), lambda c: not needs_reference(c), "where nothing is compared with it"),
     Idle(("reference",), lambda c: c["lora"], "with config.lora, whose base is the reference"),
     Idle(

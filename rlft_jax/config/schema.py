@@ -189,10 +189,15 @@ class Stop:
     Attributes:
         patience: Evaluations in a row without a better `config.keep.metric`; 0 for no end.
         skipped: Updates in a row that were left out because they were not finite.
+        watch: A reward of `config.reward.functions` that ends a rollout's run when it falls while
+            the reward in all rises, as where a policy cheats a learned reward. Give it weight 0.
+        window: Logged rollouts that `watch` compares with as many before them.
     """
 
     patience: int = 0
     skipped: int = 10
+    watch: str | None = None
+    window: int = 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

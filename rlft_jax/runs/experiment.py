@@ -4,8 +4,9 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -82,6 +83,10 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
     if history is not None and history.is_over(plan.config["stop"]["patience"]):
         say(f"{directory.path} stopped early at step {begun}; raise config.stop.patience to go on.")
         return
+    watch = past_rollouts(plan.config, directory, begun)
+    if watch is not None and watch.is_cheated:
+        say(f"{directory.path} stopped early at step {begun}; change config.stop.watch to go on.")
+        return
     say(summary(plan, begun))
 
     frozen = weights.load_frozen(plan)
@@ -112,7 +117,7 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
         bar = stack.enter_context(progress("Training", plan.steps, unit="steps", done=begun))
         evaluate = make_evaluation(plan, frozen, reference, report, history)
         after_step = make_hooks(
-            plan, state, source, report, history, saver, preemption, bar, evaluate
+            plan, state, source, report, history, watch, saver, preemption, bar, evaluate
         )
         step = compiled_step(plan, frozen)
         if not begun and plan.config["every"]["evaluate_first"]:
@@ -168,6 +173,7 @@ def make_hooks(
     source: Source,
     report: Report | None,
     history: hooks.History | None,
+    watch: hooks.Watch | None,
     saver: hooks.Saver,
     preemption: Preemption,
     bar: hooks.Advance,
@@ -179,8 +185,16 @@ def make_hooks(
     after_step = [hooks.log(report, bar, tokens=tokens, every=every["log"], steps=steps)]
     if isinstance(source, Rollout):
         after_step.append(hooks.table(report, lambda: source.table, every=every["samples"]))
+    stop = plan.config["stop"]
     end = hooks.end(
-        saver, preemption, history, log_every=every["log"], steps=steps, **plan.config["stop"]
+        saver,
+        preemption,
+        history,
+        watch,
+        log_every=every["log"],
+        steps=steps,
+        patience=stop["patience"],
+        skipped=stop["skipped"],
     )
     return [*after_step, evaluate, saver, end]
 
@@ -207,14 +221,30 @@ def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hoo
     """What was measured up to step `begun`, if anything depends on it."""
     if not config["keep"]["best"] and not config["stop"]["patience"]:
         return None
-    metric, past = config["keep"]["metric"], []
-    if begun:
-        for line in directory.metrics.read_text().splitlines():
-            values = json.loads(line) if line.endswith("}") else {"step": begun + 1}
-            if values["step"] <= begun and metric in values:
-                value = values[metric]  # null if it was not finite
-                past.append((values["step"], math.nan if value is None else value))
-    return hooks.History(metric, past)
+    metric = config["keep"]["metric"]
+    lines = [line for line in logged(directory, begun) if metric in line]
+    value = lambda line: math.nan if line[metric] is None else line[metric]  # null: not finite
+    return hooks.History(metric, [(line["step"], value(line)) for line in lines])
+
+
+def past_rollouts(config: Config, directory: RunDirectory, begun: int) -> hooks.Watch | None:
+    """What rollouts earned up to step `begun`, if anything depends on it."""
+    reward, window = config["stop"]["watch"], config["stop"]["window"]
+    if reward is None:
+        return None
+    watch = hooks.Watch(reward, window)
+    for line in logged(directory, begun):
+        if "reward" in line:
+            watch.add(line)
+    return watch
+
+
+def logged(directory: RunDirectory, begun: int) -> Iterator[dict[str, Any]]:
+    """What was logged up to step `begun`."""
+    for line in directory.metrics.read_text().splitlines() if begun else ():
+        values = json.loads(line) if line.endswith("}") else {"step": begun + 1}
+        if values["step"] <= begun:
+            yield values
 
 
 UNITS = {"sft": "examples", "dpo": "pairs", "reward_model": "texts"}

@@ -109,6 +109,37 @@ class History:
         return bool(patience) and self.without_progress >= patience
 
 
+class Watch:
+    """A reward that is not trained on, beside the one that is: does the policy cheat?
+
+    Args:
+        reward: Name of the reward to watch.
+        window: Logged rollouts to take means over.
+    """
+
+    def __init__(self, reward: str, window: int):
+        self.reward, self._window = reward, window
+        self._values: list[tuple[float, float]] = []
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Notes what a rollout earned, as it is logged."""
+        self._values.append((metrics["reward"], metrics[f"rewards/{self.reward}/mean"]))
+
+    @property
+    def is_cheated(self) -> bool:
+        """Whether one reward rose and the other fell, each by more than twice its standard error.
+
+        The last window is compared with the one before it.
+        """
+        values = np.array(self._values[-2 * self._window :])
+        if len(values) < 2 * self._window:
+            return False
+        before, after = values[: self._window], values[self._window :]
+        error = np.sqrt((before.var(0, ddof=1) + after.var(0, ddof=1)) / self._window)
+        trained, held_out = after.mean(0) - before.mean(0)
+        return bool(trained > 2 * error[0] and held_out < -2 * error[1])
+
+
 def evaluate(
     report: Report | None,
     measure: Callable[[Params], Metrics],
@@ -183,6 +214,7 @@ def end(
     saver: Saver,
     preemption: Preemption,
     history: History | None,
+    watch: Watch | None,
     *,
     log_every: int,
     steps: int,
@@ -203,6 +235,14 @@ def end(
                     f"{in_a_row} updates in a row up to step {progress.step} were left out because"
                     " a loss or gradient was not finite (config.stop.skipped). Lower the learning"
                     " rate, or look at the data of these steps."
+                )
+        if watch is not None and is_due(progress.step, log_every, steps):
+            watch.add(progress.source_metrics)
+            if watch.is_cheated:
+                saver.save()
+                raise Stopped(
+                    f"the reward rises while {watch.reward}, which does not train, falls"
+                    " (config.stop.watch)"
                 )
         if history is not None and history.is_over(patience):
             saver.save()
