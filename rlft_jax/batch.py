@@ -6,12 +6,12 @@ a prompt share a micro-batch. Padded is the special case of one response a row.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Example(NamedTuple):
@@ -138,6 +138,20 @@ class Packing(NamedTuple):
         """Prompts in the order in which segments count."""
         return np.lexsort((self.segment[:, 0], self.micro_batch[:, 0]))
 
+    @property
+    def segments(self) -> Int[np.ndarray, "M R T"]:
+        """Which response of its micro-batch each token of the rows belongs to; 0 for padding."""
+        return self._lay_all(self.segment[..., None])
+
+    @property
+    def positions(self) -> Int[np.ndarray, "M R T"]:
+        """Place of each token of the rows in its response, from 0."""
+        return self._lay_all(np.arange(self.lengths.max()))
+
+    def deal(self, values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "M P *rest"]:
+        """Deals what prompts have out to their micro-batches, in the order of segments."""
+        return values[self.order].reshape(self.shape[0], -1, *values.shape[1:])
+
     def lay(self, field: np.ndarray) -> np.ndarray:
         """Lays a padded per-token field `[B, G, T]` into the rows `[M, R, T]`."""
         rows = np.zeros(self.shape, field.dtype)
@@ -151,6 +165,11 @@ class Packing(NamedTuple):
         padded, packed = self._places(tokens)
         field[padded] = rows.reshape(-1)[packed]
         return field
+
+    def _lay_all(self, values: np.ndarray) -> np.ndarray:
+        """Lays what is broadcast to a padded field."""
+        padded = (*self.lengths.shape, self.lengths.max())
+        return self.lay(np.broadcast_to(values.astype(np.int32), padded))
 
     def _places(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Mask of the real tokens of a padded field, and their flat places in the rows."""
@@ -239,17 +258,15 @@ def _fill_rows(
 
 def pack(responses: Responses, packing: Packing) -> Batch:
     """Lays responses into the rows of a batch, as `packing` says; the result is on the host."""
-    M = packing.shape[0]
-    B, G, T = responses.tokens.shape
-    ones = np.ones((B, G, T), np.int32)
-    per_response = lambda x: None if x is None else x[packing.order].reshape(M, B // M, G)
-    fields = {name: getattr(responses, name) for name in PER_TOKEN}
-    return Batch(
-        tokens=packing.lay(responses.tokens),
-        segments=packing.lay(ones * packing.segment[..., None].astype(np.int32)),
-        positions=packing.lay(ones * np.arange(T, dtype=np.int32)),
-        is_response=packing.lay(responses.is_response),
-        is_real=per_response(responses.lengths > 0),
-        rewards=per_response(responses.rewards),
-        **{name: None if x is None else packing.lay(x) for name, x in fields.items()},
-    )
+    per_token = {name: getattr(responses, name) for name in PER_TOKEN}
+    # NumPy's arrays stand in for the devices' until somebody puts them there.
+    fields: dict[str, Any] = {
+        "tokens": packing.lay(responses.tokens),
+        "segments": packing.segments,
+        "positions": packing.positions,
+        "is_response": packing.lay(responses.is_response),
+        "is_real": packing.deal(responses.lengths > 0),
+        "rewards": None if responses.rewards is None else packing.deal(responses.rewards),
+        **{name: None if x is None else packing.lay(x) for name, x in per_token.items()},
+    }
+    return Batch(**fields)

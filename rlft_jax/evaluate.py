@@ -5,6 +5,7 @@ Two kinds of figures stay apart. Outcomes (`pass_at_k`, `best_of_n`) count corre
 and how, is written beside them as the `spec`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from rlft_jax import statistics
 from rlft_jax.progress import progress
+from rlft_jax.rewards import Reward, checked
 from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks import TASKS
 from rlft_jax.tasks.problem import Grade, Problem, lookup
@@ -31,6 +33,7 @@ class Attempt(NamedTuple):
     Attributes:
         logprob: Of the whole completion, in nats.
         tokens: How many the policy wrote, the one that ended it included.
+        reward: What a reward model gives it, if one was asked.
     """
 
     text: str
@@ -39,6 +42,7 @@ class Attempt(NamedTuple):
     logprob: float
     tokens: int
     is_finished: bool
+    reward: float | None = None
 
 
 def evaluate(
@@ -54,6 +58,7 @@ def evaluate(
     chunk: int = 64,
     shown: int = 8,
     record: Callable[[Mapping[str, Any]], object] | None = None,
+    reward: Reward | None = None,
     description: str = "Evaluating",
 ) -> Result:
     """Samples and grades every problem; returns figures with intervals, ready for JSON.
@@ -73,6 +78,7 @@ def evaluate(
         chunk: Problems to sample at a time.
         shown: How many problems to keep a completion of, in `completions`.
         record: Called with each completion, its text and grade; for a file of all of them.
+        reward: A reward model, to choose the best of n by.
         description: Of the progress bar.
 
     Raises:
@@ -85,6 +91,7 @@ def evaluate(
         decode=decode,
         scorer=scorer,
         chunk=chunk,
+        reward=reward,
         description=description,
     )
     kept: list[Sequence[Attempt]] = []
@@ -117,6 +124,7 @@ def attempts(
     decode: Callable[[Sequence[int]], str],
     scorer: str = "strict",
     chunk: int = 64,
+    reward: Reward | None = None,
     description: str = "Evaluating",
 ) -> Iterator[list[Attempt]]:
     """Yields the graded completions of each problem; the arguments are those of `evaluate`."""
@@ -129,8 +137,10 @@ def attempts(
     with progress(description, len(problems), unit="problems") as advance:
         for first in range(0, len(problems), size):
             posed = problems[first : first + size]
-            for problem, completions in zip(posed, sample(posed, first), strict=True):
-                texts = [decode(completion.tokens.tolist()) for completion in completions]
+            sampled = sample(posed, first)
+            groups = [[decode(c.tokens.tolist()) for c in completions] for completions in sampled]
+            rewards = _rewarded(reward, posed, groups)
+            for problem, completions, texts in zip(posed, sampled, groups, strict=True):
                 yield [
                     Attempt(
                         text,
@@ -139,10 +149,22 @@ def attempts(
                         float(np.sum(completion.logprobs, dtype=np.float64)),
                         len(completion.tokens),
                         bool(completion.is_finished),
+                        next(rewards),
                     )
                     for text, completion in zip(texts, completions, strict=True)
                 ]
             advance(len(posed))
+
+
+def _rewarded(
+    reward: Reward | None, problems: Sequence[Problem], groups: Sequence[Sequence[str]]
+) -> Iterator[float | None]:
+    """The rewards of all texts of all groups, in order."""
+    if reward is None:
+        return itertools.repeat(None)
+    texts = [text for group in groups for text in group]
+    repeated = [problem for problem, group in zip(problems, groups, strict=True) for _ in group]
+    return iter(checked("reward_model", reward, repeated, texts).tolist())
 
 
 def figures(tried: Sequence[Sequence[Attempt]], groups: Sequence[str], *, seed: int) -> Result:
@@ -168,15 +190,21 @@ def figures(tried: Sequence[Sequence[Attempt]], groups: Sequence[str], *, seed: 
         passed = {str(k): estimated(statistics.pass_at_k(chosen, k)) for k in sizes}
         return {"problems": len(chosen), "pass_at_k": passed}
 
+    def best_by(scores_BN: np.ndarray) -> dict[str, dict[str, float]]:
+        return by_size(lambda n: statistics.best_by_score(correct_BN, scores_BN, n))
+
     pass_at_k = by_size(lambda k: statistics.pass_at_k(correct_BN, k))
+    reward_BN = table(lambda attempt: attempt.reward)  # all or none have one
+    is_rewarded = not np.isnan(reward_BN).any()
     return {
         "pass_at_k": pass_at_k,
         "best_of_n": {
             "verifier": pass_at_k,
-            "likelihood": by_size(lambda n: statistics.best_by_score(correct_BN, likelihood_BN, n)),
+            "likelihood": best_by(likelihood_BN),
             "majority": by_size(
                 lambda n: statistics.best_by_majority(correct_BN, answers, likelihood_BN, n)
             ),
+            **({"reward_model": best_by(reward_BN)} if is_rewarded else {}),
         },
         "mean_score": share(lambda attempt: attempt.score),
         "formatted": estimated(formatted_BN.mean(-1)),
@@ -212,4 +240,5 @@ def _row(number: int, sample: int, problem: Problem, attempt: Attempt) -> dict[s
         "logprob": attempt.logprob,
         "tokens": attempt.tokens,
         "is_finished": attempt.is_finished,
+        **({} if attempt.reward is None else {"reward": attempt.reward}),
     }

@@ -20,11 +20,20 @@ def written_whole(path: str | os.PathLike[str], *, binary: bool = False) -> Iter
     # In the same folder, because a rename across file systems is a copy.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        how = {"mode": "xb"} if binary else {"mode": "x", "encoding": "utf-8", "newline": "\n"}
-        with draft.open(**how) as file:
+        new = draft.open("xb") if binary else draft.open("x", encoding="utf-8", newline="\n")
+        with new as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Returns once a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

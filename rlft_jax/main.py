@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from rlft_jax.commands import BY_TASK
 from rlft_jax.config.settings import (
     Setting,
     closest,
@@ -30,6 +31,7 @@ COMMANDS = {
     "evaluate": "Measures a model on a task: pass@k, best-of-N, majority, with intervals.",
     "generate": "Completes the prompts of a file.",
     "logprobs": "Scores the completions of a file, token by token.",
+    "score": "Scores the completions of a file with a reward model.",
     "export": "Turns a run into a Hugging Face folder, or into a PEFT adapter.",
     "inspect": "Shows what a config's data becomes: loss masks, lengths, what is dropped.",
     "env": "Tells versions, devices and folders, for a bug report.",
@@ -94,14 +96,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
             print(importlib.import_module("rlft_jax").__version__)
         case ["help", "config", *_]:
             print(_config_help())
-        case ["help", name, *_]:
-            print(command_help(name, load(name)))
+        case ["help", name, *rest]:
+            print(command_help(name, load(name, rest)))
         case [name, *rest] if any(word in _HELP for word in rest):
-            print(command_help(name, load(name)))
+            print(command_help(name, load(name, rest)))
         case [name, *rest]:
             _check_name(name)
             prepare_environment()
-            function = load(name)
+            function = load(name, rest)
             given = flag_values(name, function, rest)
             if name == "train":
                 processes = importlib.import_module("rlft_jax.training.processes")
@@ -110,9 +112,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
     return 0
 
 
-def load(name: str) -> Callable[..., int | None]:
-    """Returns the function of a command, importing no other."""
+def load(name: str, arguments: Sequence[str] = ()) -> Callable[..., int | None]:
+    """Returns the function of a command, or of its --task among the arguments; imports no other."""
     _check_name(name)
+    tasks = re.findall(r"(?:^| )--?task[= ](\S+)", " ".join(arguments))
+    name = BY_TASK.get(name, {}).get(tasks[-1] if tasks else "", name)
     return getattr(importlib.import_module(f"rlft_jax.commands.{name}"), name)
 
 

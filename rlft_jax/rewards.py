@@ -1,4 +1,4 @@
-"""What responses are worth: verifiers, the user's own functions, and weighted sums of both.
+"""What responses are worth: verifiers, the user's own functions, reward models, weighted sums.
 
 A reward is any callable `(problems, responses) -> one number for each response`. Rewards are
 often other people's code, so whatever they raise or return is checked here, and a failure names
@@ -13,9 +13,9 @@ import numbers
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -47,11 +47,49 @@ def verifier(*, task: str, scorer: str = "strict") -> Reward:
     return reward
 
 
+class LearnedReward(NamedTuple):
+    """A reward model in its place in a sum, until a run puts one there that has its weights.
+
+    Attributes:
+        model: Where it is.
+        dtype: What it computes in.
+        batch_rows: Texts that it scores at once.
+    """
+
+    model: str
+    dtype: Literal["float32", "bfloat16"]
+    batch_rows: int
+
+    def __call__(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
+        """Nothing to be called yet."""
+        raise AssertionError(f"{self.model} has not been loaded")
+
+
+def _alone(compute: Callable[[], Values]) -> Values:
+    return compute()
+
+
 @dataclass(frozen=True)
 class WeightedRewards:
-    """A sum of named rewards; `weighted` makes one and checks it."""
+    """A sum of named rewards; `weighted` makes one and checks it.
+
+    Attributes:
+        parts: Rewards and their weights.
+        agreed: Computes one of them, and raises on all processes if it raises on one.
+    """
 
     parts: Mapping[str, tuple[Reward, int | float]]
+    agreed: Callable[[Callable[[], Values]], Values] = _alone
+
+    @property
+    def learned(self) -> dict[str, LearnedReward]:
+        """The reward models that are yet to be loaded."""
+        return {n: part for n, (part, _) in self.parts.items() if isinstance(part, LearnedReward)}
+
+    def with_rewards(self, rewards: Mapping[str, Reward]) -> "WeightedRewards":
+        """The same sum with other rewards under these names."""
+        changed = {name: (reward, self.parts[name][1]) for name, reward in rewards.items()}
+        return replace(self, parts={**self.parts, **changed})
 
     def __call__(
         self, problems: Sequence[Problem], responses: Sequence[str]
@@ -62,7 +100,7 @@ class WeightedRewards:
             RewardError: As `checked` does.
         """
         values = {
-            name: checked(name, reward, problems, responses)
+            name: self.agreed(lambda n=name, r=reward: checked(n, r, problems, responses))
             for name, (reward, _) in self.parts.items()
         }
         total = np.zeros(len(responses))
@@ -90,21 +128,31 @@ def combined(
     *,
     scorer: str = "strict",
     functions: Mapping[str, int | float] | None = None,
+    models: Mapping[str, str] | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    batch_rows: int = 64,
 ) -> WeightedRewards:
     """The weighted sum that a config's `reward` section describes.
 
     Args:
         task: Whose rule the verifier applies.
         scorer: Which score of the task the verifier gives.
-        functions: Weights by reward: "verifier", or the place of a function of yours as
-            package.module:function or path/to/file.py:function. The verifier alone if None.
+        functions: Weights by reward: "verifier", a name that `models` has, or the place of a
+            function of yours as package.module:function or path/to/file.py:function. A reward of
+            weight 0 is logged and does not train. If None, all models with weight 1, or the
+            verifier if there are none.
+        models: Reward models by a name of yours: folders, names on the hub or run directories.
+        dtype: What reward models compute in.
+        batch_rows: Texts that a reward model scores at once, on all devices together.
 
     Raises:
-        ValueError: If a reward cannot be found.
+        ValueError: If a reward cannot be found. Reward models are not looked for yet.
     """
     made: dict[str, tuple[Reward, int | float]] = {}
-    for name, weight in ({"verifier": 1.0} if functions is None else functions).items():
-        if name != "verifier":
+    for name, weight in weights(functions, models).items():
+        if name in (models or {}):
+            made[name] = LearnedReward((models or {})[name], dtype, batch_rows), weight
+        elif name != "verifier":
             made[name] = load(name), weight
         elif task is not None:
             made[name] = verifier(task=task, scorer=scorer), weight
@@ -114,6 +162,17 @@ def combined(
                 " config.data.task, or name a function of your own."
             )
     return weighted(made)
+
+
+def weights(
+    functions: Mapping[str, int | float] | None, models: Mapping[str, str] | None
+) -> Mapping[str, int | float]:
+    """The weights of all rewards that a config's `reward` section names, or leaves to defaults.
+
+    >>> weights(None, None), weights(None, {"helpful": "runs/reward"})
+    ({'verifier': 1.0}, {'helpful': 1.0})
+    """
+    return functions if functions is not None else dict.fromkeys(models or ["verifier"], 1.0)
 
 
 def checked(
@@ -128,6 +187,8 @@ def checked(
     assert len(problems) == len(responses), (len(problems), len(responses))
     try:
         returned = reward(problems, responses)
+    except RewardError:
+        raise
     except Exception as error:  # other people's code may raise anything; it is raised on
         raise _blame(name, reward, problems, responses, error) from error
     values = np.asarray(returned, dtype=object)

@@ -187,7 +187,9 @@ class Rollout:
             # The only update scores the policy that sampled itself: then the ratio is exactly 1.
             responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
-        self.table = _table(problems, texts, shaped, parts, responses.advantages)[:SHOWN]
+        # Of a selection it is not known whose the advantages are.
+        advantages = responses.advantages if engine.select is None else None
+        self.table = _table(problems, texts, shaped, parts, advantages)[:SHOWN]
         repeated = np.array([[repetition(c.tokens.tolist()) for c in group] for group in groups])
         metrics = rollout_metrics(
             gathered_everywhere(shaped),

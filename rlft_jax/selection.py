@@ -56,12 +56,35 @@ def all_pairs(responses: Responses, *, min_gap: float = 0.0, most: int | None = 
     return _taken(responses, prompts, pairs_BK2.reshape(-1, 2), is_pair_BK.ravel())
 
 
+def informative(responses: Responses, *, share: int | float = 0.5) -> Responses:
+    """Keeps the prompts whose responses differ most in reward, with all of their responses.
+
+    Where all rewards are equal, comparing teaches nothing. To learn from as many prompts as
+    without, pose more: the idea of dynamic sampling (Yu et al., 2025, arXiv:2503.14476, section
+    3.2) with shapes that stay.
+
+    Args:
+        share: Of the prompts, to keep.
+    """
+    rewards = _rewards(responses)
+    is_real = rewards > -np.inf
+    spread = np.where(is_real, rewards, np.nan)
+    deviation = np.zeros(len(rewards))
+    some = is_real.any(-1)
+    deviation[some] = np.nanstd(spread[some], axis=-1)
+    count = max(round(share * len(rewards)), 1)
+    kept = np.sort(np.argsort(-deviation, kind="stable")[:count])
+    which = np.broadcast_to(np.arange(rewards.shape[1]), (count, rewards.shape[1]))
+    return _taken(responses, kept, which, np.ones(count, bool))
+
+
 SELECTIONS = {
+    "informative": informative,
     "best": best,
     "best_and_worst": best_and_worst,
     "all_pairs": all_pairs,
 }
-# Responses to a prompt that each of them leaves.
+# Responses to a prompt that each of them leaves, where that is fixed.
 GROUP = {"best": 1, "best_and_worst": 2, "all_pairs": 2}
 
 

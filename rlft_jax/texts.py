@@ -6,7 +6,7 @@ micro-batch, and none spans rows.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,17 +94,14 @@ class TextBatch(NamedTuple):
 
 def pack(texts: Texts, packing: Packing) -> TextBatch:
     """Lays texts into the rows of a batch, as `packing` says; the result is on the host."""
-    M = packing.shape[0]
-    B, G, T = texts.tokens.shape
-    ones = np.ones((B, G, T), np.int32)
-    order = packing.order
-    per_prompt = lambda x: None if x is None else x[order].reshape(M, B // M, *x.shape[1:])
-    return TextBatch(
-        tokens=packing.lay(texts.tokens),
-        types=packing.lay(texts.types),
-        segments=packing.lay(ones * packing.segment[..., None].astype(np.int32)),
-        positions=packing.lay(ones * np.arange(T, dtype=np.int32)),
-        is_real=per_prompt(texts.lengths > 0),
-        targets=per_prompt(texts.targets),
-        margins=per_prompt(texts.margins),
-    )
+    # NumPy's arrays stand in for the devices' until somebody puts them there.
+    fields: dict[str, Any] = {
+        "tokens": packing.lay(texts.tokens),
+        "types": packing.lay(texts.types),
+        "segments": packing.segments,
+        "positions": packing.positions,
+        "is_real": packing.deal(texts.lengths > 0),
+        "targets": None if texts.targets is None else packing.deal(texts.targets),
+        "margins": None if texts.margins is None else packing.deal(texts.margins),
+    }
+    return TextBatch(**fields)

@@ -108,8 +108,9 @@ def test_shapes_do_not_depend_on_rewards(given):
     B, G = np.shape(given)
     for name, select in selection.SELECTIONS.items():
         selected = select(made(given))
-        places = B * G * (G - 1) // 2 if name == "all_pairs" else B
-        assert selected.lengths.shape == (places, selection.GROUP[name])
+        share = {"all_pairs": G * (G - 1) / 2, "informative": 0.5}.get(name, 1)
+        places = max(round(B * share), 1)
+        assert selected.lengths.shape == (places, selection.GROUP.get(name, G))
         assert selected.tokens.shape == selected.is_response.shape == (*selected.lengths.shape, 5)
 
 
@@ -134,3 +135,12 @@ def test_what_is_selected_trains_as_if_nothing_else_had_been_there(name, objecti
     expected, by_itself = tiny.gradient(POLICY, objective, tiny.batch_of(only))
     assert tiny.distance(gradient, expected) < 1e-6
     assert metrics["loss"].weight == by_itself["loss"].weight
+
+
+def test_prompts_whose_responses_differ_most_are_kept_with_all_of_them():
+    rewards = [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 5.0, 0.0]]
+    selected = selection.informative(made(rewards), share=0.5)
+    assert numbers(selected) == [[4, 5, 6], [10, 11, 12]]
+    assert selected.rewards.tolist() == [rewards[1], rewards[3]]
+    assert numbers(selection.informative(made(rewards), share=1.0)) == numbers(made(rewards))
+    assert len(numbers(selection.informative(made(rewards), share=0.01))) == 1

@@ -5,3 +5,8 @@ defaults and help from the signature and the docstring. A command that takes `ov
 `--config.section.setting=value` arguments there, as (dotted setting, text) pairs. It returns
 nothing, or an exit code, and raises `ValueError` for what the user can put right.
 """
+
+# Commands that another module's function stands for, with flags of its own, at some --task.
+BY_TASK = {
+    "evaluate": {name: f"evaluate_{name}" for name in ("ifeval", "instructions", "preferences")}
+}

@@ -3,20 +3,22 @@
 import contextlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rlft_jax import evaluate as evaluation
 from rlft_jax import progress
+from rlft_jax.commands import BY_TASK
+from rlft_jax.commands.data_sets import check_limit, read_named
 from rlft_jax.commands.policies import Dtype, template_of
 from rlft_jax.commands.requests import line_of
 from rlft_jax.data.problems import encode_problem
-from rlft_jax.data.readers import read_rows
 from rlft_jax.evaluate import with_interval
 from rlft_jax.files import written_whole
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.runs.inference import load_replicas, sample_from
+from rlft_jax.runs.learned_rewards import reward_of
 from rlft_jax.runs.loading import Origin, find
+from rlft_jax.runs.scoring import plan_scorer
 from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import TASKS, countdown
 from rlft_jax.tasks.problem import Problem, lookup
@@ -48,6 +50,7 @@ def evaluate(
     dtype: Dtype = "float32",
     out: str | None = None,
     completions: str | None = None,
+    reward_model: str | None = None,
 ) -> None:
     """Measures a model on a task: pass@k, best-of-N, majority, with intervals.
 
@@ -55,7 +58,7 @@ def evaluate(
 
     Args:
         model: Hugging Face folder, hub name or run directory.
-        task: countdown or gsm8k.
+        task: countdown or gsm8k. For preferences, see `rlft help evaluate --task=preferences`.
         data: File (.jsonl, .jsonl.gz, .parquet), folder or hub name of problems. Countdown
             makes 200 problems of its own where there is none, always the same.
         split: Which split of a folder or hub data set, or a slice such as "test[:100]". A file
@@ -81,8 +84,10 @@ def evaluate(
         dtype: What to compute in.
         out: The .json file to write.
         completions: A .jsonl file to write all completions to, with their grades.
+        reward_model: Choose the best of n by this model as well: Hugging Face folder, hub name or
+            run directory.
     """
-    grader = lookup("task", task, TASKS)
+    grader = lookup("task", task, {**TASKS, **BY_TASK["evaluate"]})
     lookup(f"{task} scorer", scorer, grader.SCORERS)
     if samples < 1:
         raise ValueError(f"--samples={samples} measures nothing. Set 1 or more.")
@@ -107,8 +112,13 @@ def evaluate(
         task, data, split=split, subset=subset, limit=limit, template=template
     )
     prompts = encode_problems(problems, origin, max_new_tokens=max_new_tokens)
+    compute = Compute(dtype=dtype)
+    judge = None
+    if reward_model is not None:
+        judge = plan_scorer(reward_model, compute=compute, rows=batch_rows)
     spec = {
         "model": model,
+        "reward_model": reward_model,
         "data": source,
         "template": template,
         "temperature": temperature,
@@ -124,7 +134,7 @@ def evaluate(
         # Opened first: hours of sampling shall not end with a folder that can't be written to.
         result_file = files.enter_context(written_whole(out)) if out else None
         rows_file = files.enter_context(written_whole(completions)) if completions else None
-        replicas = load_replicas(origin, Compute(dtype=dtype))
+        replicas = load_replicas(origin, compute)
         result = evaluation.evaluate(
             problems,
             task=task,
@@ -136,6 +146,7 @@ def evaluate(
             spec=spec,
             chunk=max(batch_rows // samples, 1),
             record=None if rows_file is None else lambda row: rows_file.write(line_of(row)),
+            reward=None if judge is None else reward_of("reward_model", judge, judge.load()),
         )
         if result_file is not None:
             result_file.write(json.dumps(result, indent=2) + "\n")
@@ -153,12 +164,9 @@ def read_problems(
 ) -> tuple[list[Problem], str]:
     """Returns the problems to solve, and where they are from."""
     poser = TASKS[task]
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit={limit} leaves no problem. Set 1 or more, or leave it out.")
+    check_limit(limit)
     if data is not None:
-        rows = read_rows(data, split=split, subset=subset, limit=limit)
-        is_whole_file = Path(data).is_file() and "[" not in split
-        source = data if is_whole_file else ", ".join(filter(None, [data, subset, split]))
+        rows, source = read_named(data, split=split, subset=subset, limit=limit)
     elif task == "countdown":
         count = limit or MADE
         rows = countdown.generate(seed=MADE_SEED, count=count, unique=True)
@@ -187,11 +195,14 @@ def encode_problems(
 def show(result: evaluation.Result) -> None:
     """Prints the figures of an evaluation, and what was measured."""
     spec, best = result["spec"], result["best_of_n"]
-    ways = ("verifier", "likelihood", "majority")
+    ways = [way for way in best if way != "verifier"]
     progress.table(
         f"{spec['task']}: {spec['model']}",
-        ["k or n", "pass@k", "best of n: likelihood", "best of n: majority"],
-        [[n, *(with_interval(best[way][n]) for way in ways)] for n in result["pass_at_k"]],
+        ["k or n", "pass@k", *(f"best of n: {way.replace('_', ' ')}" for way in ways)],
+        [
+            [n, *(with_interval(best[way][n]) for way in ["verifier", *ways])]
+            for n in result["pass_at_k"]
+        ],
         caption="pass@k is also best of k by the verifier.",
     )
     sizes = list(result["pass_at_k"])[:: max(len(result["pass_at_k"]) - 1, 1)]

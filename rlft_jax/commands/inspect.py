@@ -15,20 +15,11 @@ def inspect(*, config: str, examples: int = 3, overrides: Sequence[tuple[str, st
 
     settings = resolved(read(config), overrides)
 
-    import numpy as np
-
-    from rlft_jax.batch import Example
-    from rlft_jax.config.checks import is_rl
     from rlft_jax.data import inspection
-    from rlft_jax.data.problems import encode_problem
-    from rlft_jax.runs import loading
-    from rlft_jax.runs.plan import count_steps, read_data
+    from rlft_jax.runs.plan import count_steps, parts_of
 
-    origin = loading.find(settings["model"]["path"])
-    data = read_data(settings, origin)
+    origin, _, _, data = parts_of(settings)
     items = [item for part in data.parts for item in part[:examples]]
-    if is_rl(settings):  # problems: prompts without a response yet
-        prompts = [np.array(encode_problem(item, origin.tokenizer), np.int32) for item in items]
-        items = [Example(prompt, np.zeros(len(prompt), bool)) for prompt in prompts]
-    print(inspection.describe(data.report, items, origin.tokenizer, count=examples))
+    shown = [e for item in items[:examples] for e in inspection.examples_of(item, origin.tokenizer)]
+    print(inspection.describe(data.report, shown, origin.tokenizer, count=len(shown)))
     print(f"\n{count_steps(settings, data.size)} steps; {len(data.heldout)} rows held out.")

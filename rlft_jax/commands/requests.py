@@ -1,4 +1,4 @@
-"""Files of one request a line, as `rlft generate` and `rlft logprobs` take them."""
+"""Files of one request a line, as `rlft generate`, `rlft logprobs` and `rlft score` take them."""
 
 import gzip
 import json
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlft_jax.data.chat import encode_prompt
+from rlft_jax.data.formatting import Formatted, Formatter
 from rlft_jax.data.tokenizer import Tokenizer
 
 SHOWN = 10  # mistakes to list; who made one often made it on every line
@@ -79,12 +80,46 @@ def encode_requests(
     return encoded
 
 
+def format_requests(
+    path: str | os.PathLike[str], requests: Sequence[Request], formatter: Formatter
+) -> list[Formatted]:
+    """Returns what a reward model reads of each request's prompt and completion.
+
+    Raises:
+        ValueError: If some cannot be read or are too long, naming their lines.
+    """
+    try:
+        made = formatter.formatted([(r.prompt, r.row["completion"]) for r in requests])
+    except ValueError:
+        refuse(path, [problem for r in requests if (problem := _unreadable(r, formatter))])
+        raise
+    cuts = formatter.too_long == "cut"
+    how = "even with all of its prompt cut that may be" if cuts else "and nothing is to be cut"
+    problems = [
+        f"line {request.line}: {one.length} tokens do not fit into the {formatter.tokens} that the"
+        f" reward model reads, {how}."
+        for request, one in zip(requests, made, strict=True)
+        if one.text is None
+    ]
+    refuse(path, problems)
+    return made
+
+
 def refuse(path: str | os.PathLike[str], problems: Sequence[str]) -> None:
     """Raises ValueError with what is wrong with the lines of a file, if anything is."""
     if problems:
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listed = "\n- ".join([*problems[:SHOWN], *more])
         raise ValueError(f"{path} cannot be used:\n- {listed}")
+
+
+def _unreadable(request: Request, formatter: Formatter) -> str | None:
+    """Why a request cannot be formatted, if it cannot."""
+    try:
+        formatter.formatted([(request.prompt, request.row["completion"])])
+    except ValueError as error:
+        return f"line {request.line}: {error}"
+    return None
 
 
 def _request(number: int, line: str, with_completion: bool) -> Request | str:

@@ -150,6 +150,8 @@ def describe(
 ) -> str:
     """Returns a page with every section and setting, its default and its meaning.
 
+    Settings that all functions of a section have stand before the functions.
+
     Args:
         choice: How a section is said to choose among its functions, where not by its `name`.
     """
@@ -159,10 +161,15 @@ def describe(
         lines += ["", f"config.{section}" if section else "config"]
         if section in (presets or {}):
             lines.append(f"  preset = one of {', '.join((presets or {})[section])}")
+        settings = {name: settings_of(function).values() for name, function in choices.items()}
+        first, *others = settings.values()
+        common = [s for s in first if others and all(s in other for other in others)]
+        lines += describe_settings(common)
         for name, function in choices.items():
             by = (choice or {}).get(section, "name =")
             lines.append(f"  {f'{by} {name}: ' if name else ''}{summary(function)}")
-            lines += describe_settings(settings_of(function).values(), indent=4)
+            own = [setting for setting in settings[name] if setting not in common]
+            lines += describe_settings(own, indent=4)
     return "\n".join(lines[1:])
 
 

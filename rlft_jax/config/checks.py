@@ -4,8 +4,10 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rlft_jax.data import reward_data
+from rlft_jax import rewards
+from rlft_jax.data import reward_data, row_forms
 from rlft_jax.objectives import dpo, reward_model, rloo
+from rlft_jax.selection import GROUP, SELECTIONS
 from rlft_jax.tasks import TASKS
 
 OBJECTIVE_PRESETS = {"rloo": rloo.PRESETS, "dpo": dpo.PRESETS}
@@ -18,7 +20,7 @@ AT_LEAST = {
     **dict.fromkeys(("rollout.updates", "rollout.minibatches", "lora.rank", "keep.last"), 1),
     **dict.fromkeys(("sampling.max_new_tokens", "sampling.batch_rows", "sampling.chunk"), 1),
     **dict.fromkeys(("evaluation.limit", "evaluation.max_new_tokens", "stop.skipped"), 1),
-    **dict.fromkeys(("model.head_chunk", "keep.every"), 1),
+    **dict.fromkeys(("model.head_chunk", "keep.every", "reward.batch_rows"), 1),
     **dict.fromkeys(("seed", "model.unroll", "every.log", "every.evaluate", "every.save"), 0),
     **dict.fromkeys(("every.samples", "keep.best", "evaluation.samples", "stop.patience"), 0),
     **dict.fromkeys(("evaluation.temperature", "evaluation.top_k", "data.holdout"), 0),
@@ -28,6 +30,7 @@ AT_LEAST = {
 }
 ABOVE = dict.fromkeys(
     (
+        "selection.share",
         "epochs",
         "optimizer.learning_rate",
         "optimizer.clip_norm",
@@ -36,7 +39,9 @@ ABOVE = dict.fromkeys(
     ),
     0,
 )
-AT_MOST = dict.fromkeys(("evaluation.top_p", "lora.dropout", "optimizer.final_share"), 1)
+AT_MOST = dict.fromkeys(
+    ("selection.share", "evaluation.top_p", "lora.dropout", "optimizer.final_share"), 1
+)
 
 
 def problems_between(config: dict[str, Any], default: Default) -> Iterator[str]:
@@ -48,6 +53,7 @@ def problems_between(config: dict[str, Any], default: Default) -> Iterator[str]:
         )
     yield from _ranges(config)
     yield from _needs(config)
+    yield from _selection(config)
     yield from _shapes(config)
     yield from _without_effect(config, default)
     yield from _metric(config)
@@ -78,7 +84,7 @@ def _needs(config: dict[str, Any]) -> Iterator[str]:
     for setting in ("stop.patience", "keep.best"):
         if at(config, setting) and not evaluates:
             yield f"config.{setting} needs evaluations; set config.every.evaluate."
-    if config["evaluation"]["samples"] and at(config, "data.task") is None:
+    if config["evaluation"]["samples"] and at(config, "data.task") is None and not is_rl(config):
         yield "config.evaluation.samples needs a task to grade with; set config.data.task."
     if is_rl(config) and evaluates and config["evaluation"]["samples"] == 0:
         yield "config.evaluation.samples = 0 measures nothing of a policy in RL; set 1 or more."
@@ -87,6 +93,8 @@ def _needs(config: dict[str, Any]) -> Iterator[str]:
             "config.reward.functions names the verifier, which belongs to a task; set"
             " config.data.task, or name a function of your own."
         )
+    if is_rl(config):
+        yield from _reward_names(config["reward"]["models"] or {}, _rewards(config))
     watch = config["stop"]["watch"]
     if is_rl(config) and watch is not None and watch not in _rewards(config):
         yield (
@@ -97,6 +105,23 @@ def _needs(config: dict[str, Any]) -> Iterator[str]:
         yield "config.stop.watch needs logged rollouts; set config.every.log."
     if config["log"]["wandb"] is not None and importlib.util.find_spec("wandb") is None:
         yield "config.log.wandb needs wandb, which is not installed: pip install 'rlft_jax[wandb]'."
+
+
+def _reward_names(models: Mapping[str, str], weights: Mapping[str, float]) -> Iterator[str]:
+    if "verifier" in models:
+        yield "config.reward.models.verifier has the name of the task's rule; choose another one."
+    for name in models:
+        if name not in weights:
+            yield (
+                f"config.reward.models.{name} has no weight; set it with"
+                f" config.reward.functions.{name}, to 0 if it is only to be logged."
+            )
+    for name in weights:
+        if name not in models and name != "verifier" and not {".", ":"} & {*name}:
+            yield (
+                f"config.reward.functions names {name!r}, which is no function's place. If it is a"
+                f" reward model, say where with config.reward.models.{name}."
+            )
 
 
 # What evaluations measure on data that others wrote, by objective.
@@ -110,12 +135,33 @@ OF_LOSS = {
 def _metric(config: dict[str, Any]) -> Iterator[str]:
     metric = config["keep"]["metric"]
     of_loss = () if is_rl(config) else OF_LOSS[config["objective"]["name"]]
-    of_answers = ("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated")
+    if at(config, "objective.loss") == "regression":
+        of_loss = ("eval_loss",)
+    of_answers = ("eval_truncated", "eval_mean_length")
+    if at(config, "data.task") is not None:
+        of_answers = ("eval_accuracy", "eval_formatted", "eval_score", *of_answers)
+    if is_rl(config):
+        of_answers = ("eval_reward", *(f"eval_rewards/{r}" for r in _rewards(config)), *of_answers)
     measured = (*of_loss, *(of_answers if answers(config) else ()))
     if (config["keep"]["best"] or config["stop"]["patience"]) and metric not in measured:
         yield (
             f"config.keep.metric = {metric!r} is not measured by this run's evaluations; choose one"
             f" of {', '.join(measured)}."
+        )
+
+
+# Responses to a prompt that an objective learns from, where it is not all of them.
+LEARNED = {"dpo": 2, "sft": 1}
+
+
+def _selection(config: dict[str, Any]) -> Iterator[str]:
+    name, objective = at(config, "selection.name"), config["objective"]["name"]
+    wanted = LEARNED.get(objective)
+    if name is not None and GROUP.get(name) != wanted:
+        fitting = [one for one in SELECTIONS if GROUP.get(one) == wanted]
+        yield (
+            f"config.selection.name = {name!r} does not leave what {objective} learns from; choose"
+            f" {' or '.join(fitting)}."
         )
 
 
@@ -154,8 +200,17 @@ IDLE = [
     ),
     Idle(
         ("data.template",),
-        lambda c: at(c, "data.task") is None and not c["data"]["mixture"],
-        "without config.data.task",
+        lambda c: (
+            at(c, "data.task") is None
+            and not c["data"]["mixture"]
+            and at(c, "data.template") != row_forms.CHAT
+        ),
+        "without config.data.task, where only 'chat' has",
+    ),
+    Idle(
+        ("data.turns",),
+        lambda c: at(c, "data.task") is not None,
+        "with config.data.task, which makes prompts itself",
     ),
     Idle(
         ("evaluation.max_new_tokens", "evaluation.temperature", *DRAWS),
@@ -213,6 +268,16 @@ IDLE = [
         "with a constant schedule",
     ),
     Idle(
+        ("model.head_chunk",),
+        lambda c: c["objective"]["name"] == "reward_model",
+        "on a reward model, whose head gives one number",
+    ),
+    Idle(
+        ("reward.dtype", "reward.batch_rows"),
+        lambda c: is_rl(c) and not c["reward"]["models"],
+        "without config.reward.models",
+    ),
+    Idle(
         ("reward.scorer",),
         lambda c: is_rl(c) and "verifier" not in _rewards(c),
         "where config.reward.functions does not name the verifier",
@@ -264,8 +329,7 @@ def answers(config: Mapping[str, Any]) -> int:
 
 
 def _rewards(config: Mapping[str, Any]) -> Mapping[str, float]:
-    functions = config["reward"]["functions"]
-    return {"verifier": 1.0} if functions is None else functions
+    return rewards.weights(config["reward"]["functions"], config["reward"]["models"])
 
 
 def needs_reference(config: Mapping[str, Any]) -> bool:

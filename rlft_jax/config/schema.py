@@ -14,11 +14,11 @@ from rlft_jax.config.binding import describe, resolve
 from rlft_jax.config.checks import OBJECTIVE_PRESETS, problems_between
 from rlft_jax.config.sections import Schema, Written
 from rlft_jax.config.settings import settings_of
-from rlft_jax.data.demonstrations import demonstrations
-from rlft_jax.data.formatting import Formatter, Preset, TooLong
-from rlft_jax.data.preferences import preferences
-from rlft_jax.data.problems import problems
-from rlft_jax.data.reward_data import reward_data
+from rlft_jax.data.demonstrations import Demonstrations
+from rlft_jax.data.formatting import Preset, TooLong
+from rlft_jax.data.preferences import Preferences
+from rlft_jax.data.problems import Problems
+from rlft_jax.data.reward_data import RewardData
 from rlft_jax.models import lora
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.objectives import OBJECTIVES, rloo
@@ -81,11 +81,11 @@ class Format:
         preset: "chat": the chat template. "plain": every turn under the name of its role. "pair":
             prompt and response as two segments. What is usual for the tokenizer if None.
         too_long: What happens to texts of more than `config.batch.tokens` tokens: "drop" them, or
-            "cut" from the left of the prompt.
+            "cut" from the left of the prompt. The latter if None.
     """
 
     preset: Preset | None = None
-    too_long: TooLong = Formatter.too_long
+    too_long: TooLong | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,10 +228,10 @@ class Adapter(lora.Settings):
 # policy writes its own responses, "rollout".
 MODEL = {"reward_model": RewardModel, "policy": Model}
 DATA = {
-    "rollout": problems,
-    "sft": demonstrations,
-    "dpo": preferences,
-    "reward_model": reward_data,
+    "rollout": Problems,
+    "sft": Demonstrations,
+    "dpo": Preferences,
+    "reward_model": RewardData,
 }
 SCHEMA = {
     "": Run,
@@ -307,7 +307,7 @@ def narrowed(written: Written, wrong: list[str]) -> Schema:
     """The sections of a run of the kind that was written, and what each of them configures."""
     objective = written["objective"].get("name")
     if objective not in OBJECTIVES:  # refused by its section
-        return {**SCHEMA, "model": Model, "data": demonstrations}
+        return {**SCHEMA, "model": Model, "data": Demonstrations}
     is_rollout = objective == "rloo" or ("rollout" in written and objective in SELECTED)
     mine = {"lora"} if objective != "reward_model" else {"formatter"}
     if is_rollout:

@@ -32,6 +32,16 @@ def map_rows(make: Callable[[Row], Made], rows: Sequence[Row]) -> list[Made]:
     return made
 
 
+def columns_of(row: Row) -> str:
+    """Returns the names and types of a row's columns, for an error.
+
+    >>> columns_of({"text": "Hi", "n": 1})
+    'text (str), n (int)'
+    """
+    names = (f"{name} ({type(value).__name__})" for name, value in row.items())
+    return ", ".join(names) or "(none)"
+
+
 def refuse(wrong: Sequence[str]) -> NoReturn:
     """Raises the error that shows the first few of what is wrong, each with the number of its row.
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rlft_jax.batch import Example
+from rlft_jax.data.bad_rows import columns_of
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Message
 
@@ -71,8 +72,7 @@ def pieces(
         case {"text": str(text)}:
             cut = [Piece(tokenizer.prefix, False), Piece(_ended(text, tokenizer), True)]
         case _:
-            columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
-            raise ValueError(f"The columns {columns} fit no format. Needed are {FORMATS}.")
+            raise ValueError(f"The columns {columns_of(row)} fit no format. Needed are {FORMATS}.")
     return [Piece(text, True) for text, _ in cut] if loss_on == "all" else cut
 
 

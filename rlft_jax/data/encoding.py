@@ -5,9 +5,10 @@ are kept or dropped together.
 """
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -26,19 +27,68 @@ Group = tuple[Example, ...]
 # The texts of a row, in pieces; none if the row is to be left out.
 Cut = Callable[[Row], Sequence[Sequence[chat.Piece]]]
 Item = TypeVar("Item")
+Encode = Callable[[Source, Sequence[Row]], tuple[list[Item], Report]]
 
 # Rows encoded together: enough to keep all cores busy, few enough for a smooth progress bar.
 CHUNK = 512
 
 
-def each_encoded(
-    parts: Sequence[Part], encode: Callable[[Source, Sequence[Row]], tuple[list[Item], Report]]
-) -> tuple[list[list[Item]], list[Report]]:
+@dataclasses.dataclass(frozen=True)
+class Data(Generic[Item]):
+    """What a run learns from, and what it is measured on.
+
+    Attributes:
+        parts: Examples, groups of them, or problems, for each part of the mixture.
+        weights: How often each part is drawn from, relative to the others.
+        report: What became of the rows behind `parts`.
+        heldout: Those kept to evaluate on.
+        heldout_report: What became of the rows behind them.
+    """
+
+    parts: Sequence[Sequence[Item]]
+    weights: Sequence[int | float]
+    report: Report
+    heldout: Sequence[Item]
+    heldout_report: Report
+
+    @property
+    def size(self) -> int:
+        """Items of all parts."""
+        return sum(map(len, self.parts))
+
+
+def encode_parts(
+    train: Sequence[Part],
+    heldout: Sequence[Part],
+    encode: Encode[Item],
+    *,
+    shared_prompts: int = 0,
+) -> Data[Item]:
     """Encodes the rows of each source.
+
+    Args:
+        train: Rows to learn from.
+        heldout: Rows to measure on.
+        encode: Makes items of the rows of one source, and tells what became of all.
+        shared_prompts: How many other rows were left out because their prompts are held out.
 
     Raises:
         ValueError: If rows of a source are wrong, or nothing of it is left, naming the source.
     """
+    parts, reports = _each_encoded(train, encode)
+    heldout_parts, heldout_reports = _each_encoded(heldout, encode)
+    return Data(
+        parts=parts,
+        weights=[source.weight for source, _ in train],
+        report=dataclasses.replace(Report.total(reports), shared_prompts=shared_prompts),
+        heldout=list(itertools.chain.from_iterable(heldout_parts)),
+        heldout_report=Report.total(heldout_reports),
+    )
+
+
+def _each_encoded(
+    parts: Sequence[Part], encode: Encode[Item]
+) -> tuple[list[list[Item]], list[Report]]:
     kept, reports = [], []
     for source, rows in parts:
         try:

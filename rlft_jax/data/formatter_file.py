@@ -27,6 +27,7 @@ def load_formatter(
     preset: Preset | None = None,
     tokens: int | None = None,
     too_long: TooLong | None = None,
+    is_new: bool = False,
 ) -> Formatter:
     """Returns the formatter that a reward model was trained with.
 
@@ -36,20 +37,22 @@ def load_formatter(
         tokenizer: Of the reward model.
         positions: The most tokens that the model can read.
         preset, tokens, too_long: What the user chose, where that is not None.
+        is_new: Whether the model is yet to be trained, so that what the folder holds is of no
+            matter.
 
     Raises:
         ValueError: If this is not how the model was trained, or the tokenizer is another one.
     """
     chosen = {"preset": preset, "tokens": tokens, "too_long": too_long}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    stored = read_formatter(folder)
+    stored = None if is_new else read_formatter(folder)
     if stored is None:
         usual = {"preset": default_preset(tokenizer), "tokens": positions}
         formatter = Formatter(tokenizer, **{**usual, **chosen})
         if formatter.tokens > positions:
             raise ValueError(
                 f"tokens = {formatter.tokens} is more than the {positions} that the reward model in"
-                f" {os.fspath(folder)} can read. Lower it."
+                f" {os.fspath(folder)} can read. Lower it (in training, config.batch.tokens)."
             )
         return formatter
     differing = _differing(stored, {**chosen, "tokenizer": tokenizer.fingerprint})
@@ -103,7 +106,7 @@ def _differing(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
 def _refuse(folder: str | os.PathLike[str], differing: list[str]) -> None:
     raise ValueError(
         f"The reward model in {os.fspath(folder)} would be scored on other texts than it was"
-        " trained on:\n" + "\n".join(differing) + "\nLeave these settings out, and use the"
-        " tokenizer in the model's folder. To score with another format all the same, delete"
-        f" {NAME} there."
+        " trained on:\n" + "\n".join(differing) + "\nSet what was set in training (there,"
+        " config.batch.tokens and config.formatter), and use the tokenizer in the model's folder."
+        f" To score with another format all the same, delete {NAME} there."
     )

@@ -4,12 +4,16 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rlft_jax.batch import Example
+from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.report import Report
+from rlft_jax.data.reward_rows import RewardExample
 from rlft_jax.data.tokenizer import Tokenizer
+from rlft_jax.tasks.problem import Problem
 
 # Neighbouring tokens alternate between two shades, so that their ends can be seen.
 RESPONSE = ("\x1b[30;42m", "\x1b[30;102m")
@@ -17,6 +21,21 @@ GIVEN = ("\x1b[37m", "\x1b[90m")
 RESET = "\x1b[0m"
 # Tokens of an example to show: its start and its end.
 SHOWN = 600
+
+
+def examples_of(item: Any, tokenizer: Tokenizer) -> list[Example]:
+    """Returns what there is to show of an item of any data set: its prompt, response or texts."""
+    if isinstance(item, Example):
+        return [item]
+    if isinstance(item, Problem):
+        return [_given(np.array(encode_problem(item, tokenizer), np.int32))]
+    if isinstance(item, RewardExample):
+        return [_given(text.tokens) for text in item.texts]
+    return list(item)  # a chosen and a rejected one
+
+
+def _given(tokens: np.ndarray) -> Example:
+    return Example(tokens, np.zeros(len(tokens), bool))
 
 
 def describe(
@@ -113,7 +132,7 @@ def _visible(text: str) -> str:
 
 def _stop(report: Report) -> str:
     if not report.response_tokens:
-        return "nothing is trained on: these are prompts"
+        return "no token is trained on: these are prompts, or texts to score"
     if report.stops == report.kept:
         return "yes"
     if not report.stops:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
+from rlft_jax.data.bad_rows import columns_of
 from rlft_jax.tasks.problem import Message, Row
 
 Side = str | list[Message]
@@ -50,9 +51,8 @@ def pair_of(row: Row) -> Pair:
         if isinstance(prompt, str):
             return Pair(prompt, chosen, rejected, row)
         return Pair(prompt, _answer(chosen), _answer(rejected), row)
-    if not (_is_chat(chosen) and _is_chat(rejected)):
-        columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
-        raise ValueError(f"The columns {columns or '(none)'} are no pair. Needed are {FORMATS}.")
+    if not (is_chat(chosen) and is_chat(rejected)):
+        raise ValueError(f"The columns {columns_of(row)} are no pair. Needed are {FORMATS}.")
     if not (_is_answer(chosen) and _is_answer(rejected)):
         return Pair(*_parted_chats(list(chosen), list(rejected)), row)
     if prompt is None:
@@ -84,12 +84,12 @@ def prompt_key(prompt: str | Sequence[Message]) -> str:
 def _prompt(row: Row) -> Side | None:
     """The prompt that a row has in a column of its own, if it has one."""
     prompt = row.get("prompt")
-    if prompt is None and _is_chat(messages := row.get("messages")):
+    if prompt is None and is_chat(messages := row.get("messages")):
         # UltraFeedback's rows repeat the whole chosen chat here.
         prompt = None if messages[-1]["role"] == "assistant" else messages
     if prompt is None or isinstance(prompt, str):
         return prompt
-    if not _is_chat(prompt):
+    if not is_chat(prompt):
         raise ValueError(
             f"`prompt` is {repr(prompt)[:80]}; needed is text, or a list of messages with a `role`."
         )
@@ -132,7 +132,8 @@ def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _is_chat(value: Any) -> TypeGuard[list[Message]]:
+def is_chat(value: Any) -> TypeGuard[list[Message]]:
+    """Whether a value is a list of messages, each of which has a role."""
     return (
         isinstance(value, list | tuple)
         and bool(value)

@@ -1,72 +1,48 @@
 """Problems to sample responses to: prompts that fit, with all that their verifier needs."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from rlft_jax.data import chat
-from rlft_jax.data.mixtures import Part, Source, divide, sources
-from rlft_jax.data.readers import Rows
+from rlft_jax.data.bad_rows import map_rows
+from rlft_jax.data.encoding import Data, encode_parts
+from rlft_jax.data.mixtures import Source, TaskDatasets
 from rlft_jax.data.report import Report
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Problem, Row
 
 
-class Problems(NamedTuple):
-    """Problems to train on, part by part of the mixture, and problems held out."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problems(TaskDatasets):
+    """Problems to sample responses to.
 
-    parts: list[list[Problem]]
-    weights: list[int | float]
-    report: Report
-    heldout: list[Problem]
-    heldout_report: Report
-
-
-def problems(
-    tokenizer: Tokenizer,
-    tokens: int,
-    seed: int,
-    *,
-    path: str = "",
-    mixture: Sequence[Mapping[str, Any]] = (),
-    split: str = "train",
-    subset: str | None = None,
-    limit: int | None = None,
-    task: str | None = None,
-    template: str | None = None,
-    holdout: int | float = 0,
-    heldout_path: str = "",
-    heldout_split: str = "test",
-) -> Problems:
-    """Reads the problems that a run trains on; the keyword arguments are `config.data`.
-
-    They mean what they mean for `demonstrations.demonstrations`. Prompts of more than `tokens`
-    tokens are dropped and counted. Without a `task` the prompt is the row's `prompt` or `messages`.
-
-    Raises:
-        ValueError: If data cannot be read, has no prompts, or no prompt fits.
+    Without a `task`, the prompt is the row's `prompt` or `messages`.
     """
-    everything = sources(
-        path, mixture, split=split, subset=subset, limit=limit, task=task, template=template
-    )
-    train, heldout = divide(
-        everything,
-        holdout=holdout,
-        heldout_path=heldout_path,
-        heldout_split=heldout_split,
-        seed=seed,
-    )
-    parts, reports = _each_posed(train, tokenizer, tokens)
-    heldout_parts, heldout_reports = _each_posed(heldout, tokenizer, tokens)
-    return Problems(
-        parts=parts,
-        weights=[source.weight for source in everything],
-        report=Report.total(reports),
-        heldout=list(itertools.chain.from_iterable(heldout_parts)),
-        heldout_report=Report.total(heldout_reports),
-    )
+
+    def read(self, tokenizer: Tokenizer, tokens: int, seed: int) -> Data[Problem]:
+        """Reads them; prompts of more than `tokens` tokens are dropped and counted.
+
+        Args:
+            tokenizer: Of the model.
+            tokens: The most that a prompt may have.
+            seed: Chooses the rows that are held out.
+
+        Raises:
+            ValueError: If data cannot be read, has no prompts, or no prompt fits.
+        """
+
+        def pose(source: Source, rows: Sequence[Row]) -> tuple[list[Problem], Report]:
+            kept, report = fitting(map_rows(source.problem, rows), tokenizer, tokens=tokens)
+            if not kept:
+                raise ValueError(
+                    f"all {report.rows} prompts have more than {tokens} tokens, the shortest"
+                    f" {report.lengths.min()}."
+                )
+            return kept, report
+
+        return encode_parts(*self.divided(seed), pose)
 
 
 def fitting(
@@ -90,32 +66,3 @@ def fitting(
 def encode_problem(problem: Problem, tokenizer: Tokenizer) -> list[int]:
     """Returns the ids to sample from; the row may have `tools` and `chat_template_kwargs`."""
     return chat.encode_prompt(problem.prompt, tokenizer, columns=problem.columns)
-
-
-def _each_posed(
-    parts: Sequence[Part], tokenizer: Tokenizer, tokens: int
-) -> tuple[list[list[Problem]], list[Report]]:
-    """Makes problems of the rows of each source, and refuses a source of which nothing is left."""
-    posed, reports = [], []
-    for source, rows in parts:
-        kept, report = fitting(list(_pose(source, rows)), tokenizer, tokens=tokens)
-        if not kept:
-            raise ValueError(
-                f"Nothing is left of data.path = {source.path!r}: all {report.rows} prompts have"
-                f" more than {tokens} tokens, the shortest {report.lengths.min()}."
-            )
-        posed.append(kept)
-        reports.append(report)
-    return posed, reports
-
-
-def _pose(source: Source, rows: Sequence[Row]) -> Iterator[Problem]:
-    """Yields the problem of each row, or says which row holds none."""
-    numbers = rows.numbers if isinstance(rows, Rows) else range(len(rows))
-    for number, row in zip(numbers, rows, strict=True):
-        try:
-            yield source.problem(row)
-        except ValueError as error:
-            raise ValueError(
-                f"data.path = {source.path!r}, row {number} (counted from 0): {error}"
-            ) from error

@@ -1,6 +1,8 @@
 """Data divided by prompt: a prompt seen in training tells too much about other answers to it."""
 
 import collections
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -8,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from rlft_jax.data.bad_rows import map_rows
-from rlft_jax.data.mixtures import Part
+from rlft_jax.data.mixtures import Datasets, Part
 from rlft_jax.data.pairs import pair_of, prompt_key
 from rlft_jax.data.readers import Rows, holdout_size
 from rlft_jax.tasks.problem import Message, Row
@@ -110,10 +112,50 @@ def without_shared_prompts(
     return [Rows(rows, which) for rows, which in zip(parts, places, strict=True)], shared
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptDatasets(Datasets):
+    """Data sets with responses of their own, divided by prompt.
+
+    Attributes:
+        shared_prompts: What happens to rows whose prompt is in the `heldout_path` too.
+    """
+
+    shared_prompts: SharedPrompts = "error"
+
+    def divided_by_prompt(
+        self, seed: int, prompt_of: PromptOf = prompt_of_pair
+    ) -> tuple[list[Part], list[Part], int]:
+        """Returns the rows to train on and those held out, and how many are left out as shared.
+
+        Args:
+            seed: Chooses the prompts that are held out.
+            prompt_of: Finds the prompt of a row.
+        """
+        if any(source.task or source.template for source in self.sources()):
+            raise ValueError(
+                "These rows bring their own prompts and responses: a task or template in"
+                " data.mixture would have no effect. Remove it."
+            )
+        train, heldout = self.divided(seed, functools.partial(split_parts, prompt_of=prompt_of))
+        if not self.heldout_path:
+            return train, heldout, 0
+        kept, shared = without_shared_prompts(
+            [rows for _, rows in train],
+            [rows for _, rows in heldout],
+            shared_prompts=self.shared_prompts,
+            prompt_of=prompt_of,
+        )
+        return (
+            [(source, rows) for (source, _), rows in zip(train, kept, strict=True)],
+            heldout,
+            shared,
+        )
+
+
 def split_parts(
     parts: Sequence[Part], holdout: int | float, seed: int, *, prompt_of: PromptOf = prompt_of_pair
 ) -> list[tuple[Rows, Rows]]:
-    """Returns what `split_by_prompt` does, as `mixtures.divide` asks for it."""
+    """Returns what `split_by_prompt` does, as `Datasets.divided` asks for it."""
     if not holdout:
         return [(Rows(rows, range(len(rows))), Rows(rows, [])) for _, rows in parts]
     try:
@@ -121,23 +163,6 @@ def split_parts(
     except ValueError as error:
         paths = ", ".join(repr(source.path) for source, _ in parts)
         raise ValueError(f"data.path = {paths}: {error}") from error
-
-
-def parts_without_shared(
-    parts: Sequence[Part],
-    heldout: Sequence[Part],
-    *,
-    shared_prompts: SharedPrompts = "error",
-    prompt_of: PromptOf = prompt_of_pair,
-) -> tuple[list[Part], int]:
-    """Returns what `without_shared_prompts` does, each data set with where it is from."""
-    kept, shared = without_shared_prompts(
-        [rows for _, rows in parts],
-        [rows for _, rows in heldout],
-        shared_prompts=shared_prompts,
-        prompt_of=prompt_of,
-    )
-    return [(source, rows) for (source, _), rows in zip(parts, kept, strict=True)], shared
 
 
 def _place(key: str, seed: int) -> bytes:

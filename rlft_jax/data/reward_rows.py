@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from rlft_jax.data.bad_rows import map_rows
+from rlft_jax.data.bad_rows import columns_of, map_rows
 from rlft_jax.data.encoding import CHUNK, Progress
 from rlft_jax.data.formatting import Answered, Formatted, Formatter
-from rlft_jax.data.pairs import pair_of, prompt_key
+from rlft_jax.data.pairs import is_chat, pair_of, prompt_key
 from rlft_jax.data.prompt_split import Prompt
 from rlft_jax.data.report import Report
 from rlft_jax.tasks.problem import Message, Row
@@ -142,12 +142,11 @@ def answered_of(row: Row) -> Answered:
     """
     prompt: Any = row.get("messages") if row.get("prompt") is None else row["prompt"]
     completion: Any = row.get("completion")
-    if completion is None and _is_chat(prompt) and prompt[-1].get("role") == "assistant":
+    if completion is None and is_chat(prompt) and prompt[-1].get("role") == "assistant":
         prompt, completion = prompt[:-1], prompt[-1:]
     if not (_is_side(prompt) and _is_side(completion)):
-        columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
         raise ValueError(
-            f"The columns {columns or '(none)'} hold no prompt with its response. Needed are"
+            f"The columns {columns_of(row)} hold no prompt with its response. Needed are"
             " `prompt` or `messages` with a `completion`, or `messages` that end with a turn of"
             " the assistant."
         )
@@ -264,8 +263,4 @@ def _value(row: Row, column: str) -> Any:
 
 
 def _is_side(value: Any) -> TypeGuard[str | Sequence[Message]]:
-    return isinstance(value, str) or _is_chat(value)
-
-
-def _is_chat(value: Any) -> TypeGuard[Sequence[Message]]:
-    return isinstance(value, list | tuple) and bool(value)
+    return isinstance(value, str) or is_chat(value)

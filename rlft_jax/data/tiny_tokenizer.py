@@ -2,6 +2,18 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 END = "<|endoftext|>"
 # transformers gives every Qwen2 model this split, whatever its tokenizer.json says.
@@ -21,27 +33,9 @@ def save_tiny_tokenizer(
         words: Texts that are one token wherever they stand, such as numbers that Qwen's split
             would take apart.
     """
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
-    )
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2Tokenizer  # is slow to import
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
-        [
-            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = qwen_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[END],
@@ -50,6 +44,20 @@ def save_tiny_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
-    Qwen2TokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=END, unk_token=None
-    ).save_pretrained(folder)
+    # Qwen's own files have no unknown token either, which transformers' annotations forget.
+    special: dict[str, Any] = {"eos_token": END, "pad_token": END, "unk_token": None}
+    Qwen2Tokenizer(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+def qwen_tokenizer(pieces: models.BPE) -> Tokenizer:
+    """Returns a tokenizer that prepares and splits texts as Qwen's does, whatever its pieces."""
+    tokenizer: Any = Tokenizer(pieces)  # its stubs do not know that these can be set
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

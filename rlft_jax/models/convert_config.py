@@ -165,13 +165,7 @@ def write_configs(
     if source is None:
         config = config_of(architecture) | ids
     else:
-        theirs = read_architecture(source)
-        if theirs != architecture:
-            raise ValueError(
-                f"{source} is {theirs}, the model to export is {architecture}."
-                " Export with the checkpoint that training began with."
-            )
-        config = read_json(source / "config.json")
+        config = carried_over(source, read_architecture(source), architecture)
         config.setdefault("architectures", ["Qwen2ForCausalLM"])
     # transformers 5 says dtype, what came before torch_dtype.
     config["dtype" if "dtype" in config else "torch_dtype"] = dtype
@@ -181,6 +175,20 @@ def write_configs(
         generation = read_json(source / "generation_config.json")
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", generation | ids)
+
+
+def carried_over(source: Path, theirs: Any, ours: Any) -> dict[str, Any]:
+    """Returns the config of the checkpoint that training began with.
+
+    Raises:
+        ValueError: If its architecture, `theirs`, is not the one to export.
+    """
+    if theirs != ours:
+        raise ValueError(
+            f"{source} is {theirs}, the model to export is {ours}."
+            " Export with the checkpoint that training began with."
+        )
+    return read_json(source / "config.json")
 
 
 GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")

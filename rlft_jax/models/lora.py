@@ -7,6 +7,7 @@ all that trains, and the base alone is the reference policy.
 
 import dataclasses
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +108,7 @@ def add(model: nnx.Module, settings: Settings, *, key: Key[Array, ""]) -> None:
         ValueError: If a target is not a projection of a layer.
     """
     for i, name in enumerate(settings.names):
-        parent, child = PROJECTIONS[name]
-        linear = getattr(getattr(model.layers, parent), child)
+        linear = operator.attrgetter(".".join(("layers", *PROJECTIONS[name])))(model)
         layers, d_in, d_out = linear.kernel.shape
         linear.lora = LoRA(
             layers,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlft_jax.files import sync
+
 
 @contextmanager
 def new_folder(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
@@ -28,21 +30,12 @@ def new_folder(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield partial
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         if is_taken:
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """Adapters from and to the format of PEFT, and their merging into full weights."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ from flax.traverse_util import unflatten_dict
 
 from rlft_jax.models import safetensors_files
 from rlft_jax.models.convert import HF_PARENTS, entries
-from rlft_jax.models.convert_config import read_json, write_json
+from rlft_jax.models.convert_config import is_size, read_json, write_json
 from rlft_jax.models.lora import PROJECTIONS, Settings
 from rlft_jax.models.qwen2 import Architecture
 from rlft_jax.models.safetensors_files import Stored
-from rlft_jax.models.tensor_table import Params, by_place, to_host
+from rlft_jax.models.tensor_table import (
+    Entry,
+    Params,
+    Place,
+    by_place,
+    differences,
+    write,
+)
 
 # Settings that say nothing about the function that an adapter computes, or say it only where
 # another one, which we refuse, switches it on.
@@ -70,20 +78,8 @@ def save(
         base: Name or folder of the model that it belongs to.
     """
     flat = by_place(adapter)
-    places = {}
-    for target in settings.names:
-        parent, child = PROJECTIONS[target]
-        for side in ("a", "b"):
-            path = ("layers", parent, child, "lora", side)
-            for layer in range(flat[path].shape[0]):
-                places[_name(layer, target, side)] = (path, layer)
-    assert {path for path, _ in places.values()} == set(flat), sorted(flat)
-
-    def tensor(name: str) -> np.ndarray:
-        path, layer = places[name]
-        return to_host(flat[path][layer], dtype, name).T
-
-    shapes = {name: flat[path].shape[:0:-1] for name, (path, _) in places.items()}
+    layers, *_ = next(iter(flat.values())).shape
+    shape = lambda target, side: flat[_path(target, side)].shape[:0:-1]
     config = {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -99,7 +95,8 @@ def save(
         "use_rslora": settings.rslora,
     }
     write_json(folder / "adapter_config.json", config)
-    safetensors_files.write(folder, shapes, tensor, dtype=dtype, stem="adapter_model")
+    table = _entries(settings.names, layers, shape)
+    write(folder, adapter, table, dtype=dtype, stem="adapter_model")
 
 
 def load(folder: str | Path, architecture: Architecture) -> tuple[Settings, Params]:
@@ -113,7 +110,15 @@ def load(folder: str | Path, architecture: Architecture) -> tuple[Settings, Para
     config = read_json(folder / "adapter_config.json")
     tensors = safetensors_files.read_folder(folder, stem="adapter_model")
     targets = tuple(t for t in PROJECTIONS if any(f".{t}.lora_" in name for name in tensors))
-    problems = _config_problems(config) + _tensor_problems(config, tensors, targets, architecture)
+    kernels, rank = entries(architecture), config.get("r")
+    rank = rank if is_size(rank) else 0
+
+    def shape(target: str, side: str) -> tuple[int, ...]:
+        d_out, d_in = kernels["layers", *PROJECTIONS[target], "kernel"].shape
+        return (rank, d_in) if side == "a" else (d_out, rank)
+
+    table = _entries(targets, architecture.layers, shape)
+    problems = _config_problems(config) + _tensor_problems(table, tensors)
     if problems:
         raise ValueError(
             "\n- ".join([f"{folder} is not an adapter of this model that we can use:", *problems])
@@ -125,20 +130,29 @@ def load(folder: str | Path, architecture: Architecture) -> tuple[Settings, Para
         rslora=config.get("use_rslora", False),
         targets=targets,
     )
-    flat = {}
-    for target in targets:
-        for side in ("a", "b"):
-            names = [_name(i, target, side) for i in range(architecture.layers)]
-            out = np.empty((len(names), *tensors[names[0]].shape[::-1]), np.float32)
-            for layer, name in zip(out, names, strict=True):
-                safetensors_files.read_into(layer.T, tensors[name], (slice(None), slice(None)))
-            flat["layers", *PROJECTIONS[target], "lora", side] = out
+    flat = {path: np.empty(entry.stacked_shape, np.float32) for path, entry in table.items()}
+    for path, entry in table.items():
+        for layer, name in zip(flat[path], entry.names, strict=True):
+            safetensors_files.read_into(layer.T, tensors[name], (slice(None), slice(None)))
     return settings, unflatten_dict(flat)
 
 
-def _name(layer: int, target: str, side: str) -> str:
-    parent = HF_PARENTS[PROJECTIONS[target][0]]
-    return f"base_model.model.model.layers.{layer}.{parent}.{target}.lora_{side.upper()}.weight"
+def _path(target: str, side: str) -> Place:
+    return ("layers", *PROJECTIONS[target], "lora", side)
+
+
+def _entries(
+    targets: Sequence[str], layers: int, shape: Callable[[str, str], tuple[int, ...]]
+) -> dict[Place, Entry]:
+    """The parameters of an adapter, given the shape of PEFT's tensor of a target and a side."""
+    table = {}
+    for target in targets:
+        for side in ("a", "b"):
+            module = f"{HF_PARENTS[PROJECTIONS[target][0]]}.{target}.lora_{side.upper()}"
+            stem = "base_model.model.model.layers"
+            names = tuple(f"{stem}.{i}.{module}.weight" for i in range(layers))
+            table[_path(target, side)] = Entry(names, shape(target, side), True, True)
+    return table
 
 
 def _config_problems(config: dict[str, Any]) -> list[str]:
@@ -158,27 +172,12 @@ def _config_problems(config: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _tensor_problems(
-    config: dict[str, Any],
-    tensors: dict[str, Stored],
-    targets: tuple[str, ...],
-    architecture: Architecture,
-) -> list[str]:
+def _tensor_problems(table: Mapping[Place, Entry], tensors: Mapping[str, Stored]) -> list[str]:
     """Tensors that are missing, left over, or of wrong shape or dtype."""
-    table, wanted = entries(architecture), {}
-    for target in targets:
-        d_out, d_in = table["layers", *PROJECTIONS[target], "kernel"].shape
-        for layer in range(architecture.layers):
-            wanted[_name(layer, target, "a")] = (config.get("r"), d_in)
-            wanted[_name(layer, target, "b")] = (d_out, config.get("r"))
-    problems = [f"{name} is missing" for name in wanted if name not in tensors]
-    for name, tensor in tensors.items():
+    problems, beyond = differences(table, tensors)
+    for name in beyond:
         if "embed_tokens" in name or "lm_head" in name:
             problems.append(f"{name} adapts the embedding or the head, which takes no adapter here")
-        elif name not in wanted:
+        else:
             problems.append(f"{name} is not part of an adapter of this model")
-        elif tensor.shape != wanted[name]:
-            problems.append(f"{name} is {list(tensor.shape)}, not {list(wanted[name])}")
-        elif tensor.dtype not in safetensors_files.DTYPES:
-            problems.append(f"{name} has dtype {tensor.dtype}")
-    return problems or ([] if targets else ["it has no tensors"])
+    return problems or ([] if table else ["it has no tensors"])

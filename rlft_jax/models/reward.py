@@ -202,12 +202,7 @@ def save(
     config = family.config(architecture)
     if source is not None:
         theirs = read_reward_architecture(source, new_head=True)
-        if theirs != architecture:
-            raise ValueError(
-                f"{source} is {theirs}, the model to export is {architecture}."
-                " Export with the checkpoint that training began with."
-            )
-        config = convert_config.read_json(source / "config.json")
+        config = convert_config.carried_over(source, theirs, architecture)
     if _head_problems(config, family) or config.get("architectures") is None:
         config |= ONE_SCORE | {"architectures": [family.class_name]}
         for key in ("num_labels", "problem_type"):  # of the head that was there

@@ -132,9 +132,15 @@ def write(
     table: Mapping[Place, Entry],
     *,
     dtype: str,
+    stem: str = "model",
     shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes the parameters of a table under its names, one tensor at a time.
+
+    Args:
+        dtype: Type of the tensors in the files.
+        stem: What the files are called.
+        shard_bytes: Bytes of a file at which the next one begins.
 
     Raises:
         ValueError: If a parameter is not finite in `dtype`.
@@ -155,7 +161,7 @@ def write(
         return x.T if entry.is_transposed else x
 
     shapes = {name: entry.shape for name, (_, entry, _) in places.items()}
-    safetensors_files.write(folder, shapes, tensor, dtype=dtype, shard_bytes=shard_bytes)
+    safetensors_files.write(folder, shapes, tensor, dtype=dtype, stem=stem, shard_bytes=shard_bytes)
 
 
 def to_host(x: Any, dtype: str, name: str) -> np.ndarray:

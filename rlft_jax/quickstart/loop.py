@@ -16,6 +16,7 @@ from rlft_jax import evaluate
 from rlft_jax.config.schema import resolved
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.tiny_tokenizer import save_tiny_tokenizer
+from rlft_jax.data.tokenizer import stop_ids
 from rlft_jax.files import written_whole
 from rlft_jax.models import convert
 from rlft_jax.models.new_folder import new_folder
@@ -39,7 +40,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=900,
+            steps=1000,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
@@ -55,16 +56,17 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=800,
+            steps=700,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),
             # Above 1, groups stay different for longer: equal ones teach nothing.
-            sampling=dict(max_new_tokens=MAX_NEW_TOKENS, temperature=1.3, batch_rows=512),
+            sampling=dict(max_new_tokens=MAX_NEW_TOKENS, temperature=1.15, batch_rows=512),
+            selection=dict(name="informative", share=0.25),
             objective=dict(name="rloo", ratio="token", aggregation="token"),
             optimizer=dict(name="adamw", learning_rate=5e-4, schedule="linear", warmup_steps=20),
-            batch=dict(prompts=32, tokens=TOKENS, packed=False),
-            every=dict(log=5, save=50, samples=25),
+            batch=dict(prompts=64, tokens=TOKENS, packed=False),
+            every=dict(log=5, save=50, samples=100),
         )
     )
 
@@ -161,7 +163,7 @@ def make_base(folder: Path, seed: int) -> None:
         )
         model = Qwen2(architecture, rngs=nnx.Rngs(jax.random.key(seed)))
         params = nnx.to_pure_dict(nnx.split(model)[1])
-        ends = [words.eos_id]
+        ends = stop_ids(words)
         convert.save(new, params, architecture, dtype="float32", stop_ids=ends, pad_id=words.pad_id)
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
+from rlft_jax.config.checks import at
 from rlft_jax.config.schema import MAY_DIFFER
 from rlft_jax.models.digest import digest
 from rlft_jax.progress import is_first_process, progress, say
 from rlft_jax.rewards import RewardError
 from rlft_jax.rollout import Rollout
-from rlft_jax.runs import held_out, loading, reference_cache, weights
+from rlft_jax.runs import held_out, learned_rewards, loading, reference_cache, weights
 from rlft_jax.runs.plan import Config, Plan, make_plan
 from rlft_jax.runs.sources import make_source, reference_score
 from rlft_jax.selection import GROUP
@@ -54,7 +55,8 @@ def run(config: Config, workdir: str | Path) -> None:
             stack.enter_context(lock(directory))
             record_config(directory, config, may_differ=may_differ(directory, config))
             record_versions(directory)
-            loading.keep_small_files(plan.origin, directory)
+            origin = plan.origin
+            loading.keep_small_files(origin.folder, origin.tokenizer, plan.formatter, directory)
         train(plan, directory, preemption)
 
 
@@ -91,7 +93,8 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
 
     frozen = weights.load_frozen(plan)
     reference = weights.load_reference(plan, frozen)
-    facts = {"frozen": digest(frozen), "reference": digest(reference)}
+    plan, digests = weights.load_rewards(plan)
+    facts = {"frozen": digest(frozen), "reference": digest(reference), **digests}
     if plan.config["cache_reference"]:
         score = reference_score(plan, reference)
         plan = reference_cache.with_scores(plan, score, facts["reference"])
@@ -145,8 +148,8 @@ def restored(
     if before != facts:
         raise ValueError(
             "The frozen parameters are not those that the run began with: their digests were"
-            f" {before} and are {facts}. Put back the checkpoint that config.model.path, or"
-            " config.reference, named then."
+            f" {before} and are {facts}. Put back the checkpoint that config.model.path,"
+            " config.reference or config.reward.models named then."
         )
     source.restore(position)
     return state
@@ -247,12 +250,19 @@ def logged(directory: RunDirectory, begun: int) -> Iterator[dict[str, Any]]:
             yield values
 
 
-UNITS = {"sft": "examples", "dpo": "pairs", "reward_model": "texts"}
+UNITS = {"sft": "examples", "dpo": "pairs", "reward_model": "pairs"}
+
+
+def unit_of(config: Config) -> str:
+    """What a run's data is counted in."""
+    if config["objective"].get("loss") == "regression":
+        return "texts"
+    return "problems" if config["rollout"] else UNITS[config["objective"]["name"]]
 
 
 def group_size(config: Config) -> int:
     """Responses to a prompt that a step learns from."""
-    if config["selection"] is not None:
+    if at(config, "selection.name") in GROUP:
         return GROUP[config["selection"]["name"]]
     if config["rollout"] is not None:
         return config["rollout"]["responses"]
@@ -263,7 +273,6 @@ def summary(plan: Plan, begun: int) -> str:
     """What is about to happen, and what it takes of each device's memory."""
     config, data = plan.config, plan.data.report
     rows, compute = config["batch"], plan.base.compute
-    a = plan.origin.architecture
     group = group_size(config)
     needed = memory.state_bytes(plan.shapes, plan.where)
     whole = memory.parameter_bytes(plan.base.params, plan.whole_where)
@@ -273,25 +282,38 @@ def summary(plan: Plan, begun: int) -> str:
         needed["reference"] = whole
     responses = rows["prompts"] // rows["micro_batches"] // jax.process_count() * group
     needed |= memory.activation_bytes(
-        a, compute, plan.mesh, responses=responses, tokens=rows["tokens"]
+        plan.origin.architecture,
+        compute,
+        plan.mesh,
+        responses=responses,
+        tokens=rows["tokens"],
+        has_logits=config["objective"]["name"] != "reward_model",
     )
+    if plan.scorers:
+        needed["reward models"] = sum(
+            memory.parameter_bytes(scorer.structure.params, scorer.where)
+            for scorer in plan.scorers.values()
+        )
     if plan.is_rl:
         needed["sampler's weights"] = memory.parameter_bytes(
             plan.base.params, jax.tree.map(lambda _: replicated(plan.mesh), plan.base.params)
         )
         needed["cache"] = memory.cache_bytes(
-            a, compute, rows=config["sampling"]["batch_rows"], tokens=rows["tokens"]
+            plan.policy.architecture,
+            compute,
+            rows=config["sampling"]["batch_rows"],
+            tokens=rows["tokens"],
         )
     kinds = ", ".join(f"{kind} {memory.readable(size)}" for kind, size in needed.items())
-    unit = "problems" if plan.is_rl else UNITS[config["objective"]["name"]]
+    losses = [f"{count} dropped that {why}" for why, count in data.losses.items() if count]
+    kept = ", ".join([f"{data.kept} {unit_of(config)} kept, {data.truncated} of them cut", *losses])
     return "\n".join(
         [
             f"{'Going on after step ' + str(begun) if begun else 'Training'} for"
             f" {plan.steps - begun} steps on {plan.mesh.size} device(s):"
             f" {', '.join(f'{axis} {size}' for axis, size in plan.mesh.shape.items())}.",
-            f"Data: {data.kept} {unit} kept, {data.too_long} too long and dropped,"
-            f" {data.nothing_to_learn} with nothing to learn dropped, {data.truncated} cut;"
-            f" {len(plan.data.heldout)} held out.",
+            f"Data: {kept}; {len(plan.data.heldout)} held out.",
+            *(learned_rewards.described(name, scorer) for name, scorer in plan.scorers.items()),
             f"Memory of a device, at most: {memory.readable(sum(needed.values()))} ({kinds}).",
         ]
     )

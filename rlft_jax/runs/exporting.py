@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from rlft_jax.models import convert, peft
+from rlft_jax.data.formatter_file import save_formatter
+from rlft_jax.models import convert, peft, qwen2, reward
 from rlft_jax.models.new_folder import new_folder
-from rlft_jax.runs import loading
+from rlft_jax.progress import say
+from rlft_jax.runs import loading, reward_models
 from rlft_jax.training.run_directory import RunDirectory
 
 
@@ -26,11 +28,15 @@ def export(
             f"{run} is no run directory: it has no {directory.model.name}/."
             " Name what --workdir was."
         )
-    origin, config = loading.find(run), loading.read_config(directory)
+    config = loading.read_config(directory)
     step = loading.chosen_step(directory, config, step)
     if adapter:
-        _export_adapter(directory, origin, config, step, out, dtype)
+        _export_adapter(directory, config, step, out, dtype)
         return
+    if loading.is_of_reward_model(directory):
+        _export_reward_model(run, step, out, dtype)
+        return
+    origin = loading.find(run)
     with new_folder(out) as folder:
         write(origin, folder, step=step, dtype=dtype)
 
@@ -43,9 +49,26 @@ def write(run: str | loading.Origin, folder: Path, *, step: int | None = None, d
     origin.tokenizer.save(folder)
 
 
+def _export_reward_model(run: str, step: int, out: Path, dtype: str) -> None:
+    origin = reward_models.find(run)
+    params = reward_models.load(origin, step=step, shardings=loading.host())
+    tokenizer, formatter = origin.tokenizer, origin.formatter
+    with new_folder(out) as folder:
+        how = {"dtype": dtype, "source": origin.folder, "pad_id": tokenizer.pad_id}
+        reward.save(folder, params, origin.architecture, **how)
+        tokenizer.save(folder)
+        save_formatter(formatter, folder)
+    (probe,) = formatter.texts([("a", "a")])
+    is_decoder = isinstance(origin.architecture, qwen2.Architecture)
+    if is_decoder and probe.tokens[-1] == tokenizer.pad_id:
+        say(
+            "transformers reads the score before padding, and texts end with the token that pads:"
+            " its scores will not be these. Score with rlft score."
+        )
+
+
 def _export_adapter(
     directory: RunDirectory,
-    origin: loading.Origin,
     config: dict,
     step: int,
     out: Path,
@@ -56,6 +79,7 @@ def _export_adapter(
             f"{directory.path} trained all parameters, so it has no adapters to export alone."
             " Leave --adapter out."
         )
-    settings, params = loading.adapter_of(directory, origin.architecture, config, step)
+    architecture = loading.find(str(directory.path)).architecture
+    settings, params = loading.adapter_of(directory, architecture, config, step)
     with new_folder(out) as folder:
         peft.save(folder, params, settings, base=config["model"]["path"], dtype=dtype)

@@ -1,4 +1,4 @@
-"""Held-out loss and task accuracy, measured while a run trains."""
+"""Held-out loss, task accuracy and rewards, measured while a run trains."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,14 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlft_jax.batch import Example
-from rlft_jax.config.binding import bind
 from rlft_jax.config.checks import answers
 from rlft_jax.config.settings import settings_of
-from rlft_jax.data.problems import encode_problem, problems
+from rlft_jax.data.problems import Problems, encode_problem
 from rlft_jax.metrics import Mean, Metrics, merged
 from rlft_jax.runs.plan import Plan
-from rlft_jax.runs.reference_cache import ScoredPair
 from rlft_jax.runs.sources import collation, policy_sampler
 from rlft_jax.sampling.sampler import SamplingSettings
 from rlft_jax.tasks import TASKS
@@ -23,14 +20,6 @@ from rlft_jax.training.hooks import over_processes
 from rlft_jax.training.step import Params, score_step
 
 Measure = Callable[[Params], Metrics]
-
-NOTHING = Example(np.zeros(0, np.int32), np.zeros(0, bool))
-# What fills up a batch, and counts for nothing.
-EMPTY = {
-    "sft": NOTHING,
-    "dpo": (NOTHING, NOTHING),
-    "scored": ScoredPair((NOTHING, NOTHING), (np.zeros(0, np.float32),) * 2),
-}
 
 
 def measure(plan: Plan, frozen: Params, reference: Params | None) -> Measure:
@@ -41,7 +30,7 @@ def measure(plan: Plan, frozen: Params, reference: Params | None) -> Measure:
         parts.append(loss(plan, frozen, reference, plan.data.heldout[: section["limit"]]))
     if answers(plan.config):
         posed = plan.data.heldout if plan.is_rl else heldout_problems(plan)
-        parts.append(accuracy(plan, frozen, posed[: section["limit"]]))
+        parts.append(responses(plan, frozen, posed[: section["limit"]]))
 
     def both(params: Params) -> Metrics:
         return {name: value for part in parts for name, value in part(params).items()}
@@ -59,9 +48,8 @@ def loss(plan: Plan, frozen: Params, reference: Params | None, items: Sequence[A
     # Every process takes part in every batch, so all have equally many of one size.
     whole = list(items[jax.process_index() :: jax.process_count()])
     rounds = -(-len(items) // (prompts * jax.process_count()))
-    empty = EMPTY[
-        "scored" if isinstance(items[0], ScoredPair) else plan.config["objective"]["name"]
-    ]
+    # An item without its tokens fills up a batch, and counts for nothing.
+    empty = jax.tree.map(lambda x: x[:0] if isinstance(x, np.ndarray) else x, items[0])
     whole += [empty] * (rounds * prompts - len(whole))
 
     def measured(params: Params) -> Metrics:
@@ -75,32 +63,37 @@ def loss(plan: Plan, frozen: Params, reference: Params | None, items: Sequence[A
     return measured
 
 
-def accuracy(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
-    """A function that measures how many responses to problems are right, and how many end."""
-    section, tokenizer = plan.config["evaluation"], plan.origin.tokenizer
+def responses(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
+    """A function that measures responses to problems: how many are right, end, and earn what."""
+    section, tokenizer = plan.config["evaluation"], plan.policy.tokenizer
     how = {name: section[name] for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-    sample = policy_sampler(plan, frozen, SamplingSettings(stop_ids=plan.origin.stop_ids, **how))
+    sample = policy_sampler(plan, frozen, SamplingSettings(stop_ids=plan.policy.stop_ids, **how))
     numbers = range(jax.process_index(), len(posed), jax.process_count())
     mine = [posed[i] for i in numbers]
     prompts = [encode_problem(problem, tokenizer) for problem in mine]
-    task, samples = TASKS[plan.config["data"]["task"]], answers(plan.config)
+    task, samples = plan.config["data"]["task"], answers(plan.config)
 
     def measured(params: Params) -> Metrics:
         groups = sample(
             params, prompts, samples=samples, seed=plan.config["seed"], requests=list(numbers)
         )
-        grades = [
-            task.grade(problem, tokenizer.decode(c.tokens.tolist(), skip_special_tokens=True))
-            for problem, group in zip(mine, groups)
-            for c in group
-        ]
-        values: dict[str, list[Any]] = {
-            "eval_accuracy": [grade.correct for grade in grades],
-            "eval_formatted": [grade.formatted for grade in grades],
-            "eval_score": [grade.score for grade in grades],
-            "eval_truncated": [not c.is_finished for group in groups for c in group],
+        completions = [completion for group in groups for completion in group]
+        ids = [completion.tokens.tolist() for completion in completions]
+        texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in ids]
+        answered = [problem for problem, group in zip(mine, groups) for _ in group]
+        values: dict[str, Sequence[Any] | np.ndarray] = {
+            "truncated": [not completion.is_finished for completion in completions],
+            "mean_length": list(map(len, ids)),
         }
-        return over_processes({name: _mean(value) for name, value in values.items()})
+        if task is not None:
+            grades = [TASKS[task].grade(*both) for both in zip(answered, texts)]
+            values["accuracy"] = [grade.correct for grade in grades]
+            values["formatted"] = [grade.formatted for grade in grades]
+            values["score"] = [grade.score for grade in grades]
+        if plan.reward is not None:
+            values["reward"], parts = plan.reward(answered, texts)
+            values |= {f"rewards/{name}": part for name, part in parts.items()}
+        return over_processes({f"eval_{name}": _mean(value) for name, value in values.items()})
 
     return measured
 
@@ -108,11 +101,11 @@ def accuracy(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
 def heldout_problems(plan: Plan) -> Sequence[Problem]:
     """The problems behind the held-out demonstrations: the same rows, posed to be solved."""
     config = plan.config
-    known = {k: v for k, v in config["data"].items() if k in settings_of(problems)}
-    most = plan.origin.architecture.max_positions - config["evaluation"]["max_new_tokens"]
+    known = {k: v for k, v in config["data"].items() if k in settings_of(Problems)}
+    most = plan.policy.architecture.max_positions - config["evaluation"]["max_new_tokens"]
     room = min(config["batch"]["tokens"], most)
-    return bind(problems, known)(plan.origin.tokenizer, room, config["seed"]).heldout
+    return Problems(**known).read(plan.policy.tokenizer, room, config["seed"]).heldout
 
 
-def _mean(values: Sequence[Any]) -> Mean:
+def _mean(values: Sequence[Any] | np.ndarray) -> Mean:
     return Mean(np.float32(np.sum(values)), np.float32(len(values)))  # pyright: ignore

@@ -9,6 +9,8 @@ import jax
 from flax import nnx
 from jaxtyping import PyTree
 
+from rlft_jax.data.formatter_file import save_formatter
+from rlft_jax.data.formatting import Formatter
 from rlft_jax.data.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from rlft_jax.models import convert, lora, peft
 from rlft_jax.models.convert_config import read_architecture, read_json
@@ -72,6 +74,10 @@ def find(model: str) -> Origin:
     """
     run = RunDirectory(Path(model).expanduser().absolute())
     is_run = run.model.is_dir()
+    if is_run and is_of_reward_model(run):
+        raise ValueError(
+            f"{model} is a run that trained a reward model, which writes no texts. Name a policy."
+        )
     folder = run.model if is_run else convert.resolve(model, with_weights=False)
     architecture = read_architecture(folder)
     tokenizer = load_tokenizer(folder)
@@ -126,7 +132,7 @@ def load(
     """
     origin = find(model) if isinstance(model, str) else model
     graph, _, shapes, _ = structure(origin.architecture, compute or Compute())
-    where = _places(shapes, shardings)
+    where = places(shapes, shardings)
     if origin.run is None:
         if step is not None:
             raise ValueError(f"--step = {step}: {origin.folder} is no run, so it has no steps.")
@@ -163,15 +169,31 @@ def is_begun(run: RunDirectory) -> bool:
     return bool(step_folders.present(run.checkpoints))
 
 
-def keep_small_files(origin: Origin, run: RunDirectory) -> None:
-    """Copies configs and tokenizer to a run, so that it can be read without its beginning."""
+def is_of_reward_model(run: RunDirectory) -> bool:
+    """Whether what a run trains is a reward model."""
+    return read_config(run)["objective"]["name"] == "reward_model"
+
+
+def keep_small_files(
+    beginning: Path, tokenizer: Tokenizer, formatter: Formatter | None, run: RunDirectory
+) -> None:
+    """Writes configs, tokenizer and formatter to a run, to be read without its beginning.
+
+    Args:
+        beginning: The folder that the run begins with.
+        tokenizer: Of the model.
+        formatter: Of a reward model.
+        run: Where they go.
+    """
     if run.model.exists() and is_begun(run):
         return
     with new_folder(run.model, replace=True) as folder:
         for name in ("config.json", "generation_config.json"):
-            if (origin.folder / name).exists():
-                shutil.copy(origin.folder / name, folder / name)
-        origin.tokenizer.save(folder)
+            if (beginning / name).exists():
+                shutil.copy(beginning / name, folder / name)
+        tokenizer.save(folder)
+        if formatter is not None:
+            save_formatter(formatter, folder)
 
 
 def chosen_step(run: RunDirectory, config: dict[str, Any], step: int | None = None) -> int:
@@ -197,7 +219,7 @@ def adapter_of(
     """The adapters of a run's checkpoint, on the host, and their settings."""
     settings = adapter_settings(config["lora"], architecture)
     shapes = structure(architecture, Compute(), settings).params
-    return settings, _restored(run, step, shapes, _places(shapes, host()))
+    return settings, restored(run, step, shapes, places(shapes, host()))
 
 
 def read_config(run: RunDirectory) -> dict[str, Any]:
@@ -229,7 +251,7 @@ def _of_run(origin: Origin, run: RunDirectory, step: int | None, shardings: Plac
     step = chosen_step(run, config, step)
     if config["lora"] is None:
         shapes = structure(origin.architecture, Compute()).params
-        return _restored(run, step, shapes, shardings)
+        return restored(run, step, shapes, shardings)
     settings, adapter = adapter_of(run, origin.architecture, config, step)
     adapter = jax.device_get(adapter)  # small, and then at home on any mesh
     base = load(config["model"]["path"], shardings=shardings).params
@@ -242,14 +264,14 @@ def _of_run(origin: Origin, run: RunDirectory, step: int | None, shardings: Plac
     return peft.merge(base, adapter, scale=settings.scale)
 
 
-def _restored(run: RunDirectory, step: int, shapes: Shapes, where: Places) -> Params:
+def restored(run: RunDirectory, step: int, shapes: Shapes, where: Places) -> Params:
     """Parameters of a checkpoint, in their places."""
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     like = {"params": jax.tree.map(place, shapes, where)}
     return Checkpoints(run.checkpoints).restore_arrays(step, like)["params"]
 
 
-def _places(shapes: Shapes, where: Places | None) -> Places:
+def places(shapes: Shapes, where: Places | None) -> Places:
     """A place for every array."""
     if where is None:
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

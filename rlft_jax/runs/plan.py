@@ -1,6 +1,10 @@
 """All that is known about a run before any weight is read."""
 
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,42 +12,28 @@ from jax.sharding import Mesh
 
 from rlft_jax.config.binding import bind
 from rlft_jax.config.checks import is_rl
-from rlft_jax.data.demonstrations import demonstrations
+from rlft_jax.data.demonstrations import Demonstrations
+from rlft_jax.data.encoding import Data, Progress
+from rlft_jax.data.formatting import Formatter
 from rlft_jax.data.pipeline import steps_for
-from rlft_jax.data.preferences import preferences
-from rlft_jax.data.problems import problems
-from rlft_jax.data.report import Report
+from rlft_jax.data.preferences import Preferences
+from rlft_jax.data.problems import Problems
+from rlft_jax.data.reward_data import RewardData
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.objectives import OBJECTIVES
 from rlft_jax.progress import progress
-from rlft_jax.rewards import WeightedRewards, combined
-from rlft_jax.runs import loading
+from rlft_jax.rewards import RewardError, WeightedRewards, combined
+from rlft_jax.runs import learned_rewards, loading, reward_models
 from rlft_jax.runs.loading import Origin, Places, Structure
+from rlft_jax.runs.reward_models import RewardOrigin
+from rlft_jax.runs.scoring import Scorer
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.optimizer import OPTIMIZERS, Optimizer
+from rlft_jax.training.processes import together
 from rlft_jax.training.sharding import make_mesh, shardings
 from rlft_jax.training.step import Objective, TrainState, init_state
 
 Config = dict[str, Any]
-
-
-class Data(NamedTuple):
-    """What a run learns from.
-
-    Attributes:
-        parts: Examples, pairs of them, or problems, for each part of the mixture.
-        heldout: Those kept to evaluate on.
-    """
-
-    parts: Sequence[Sequence[Any]]
-    weights: Sequence[float]
-    heldout: Sequence[Any]
-    report: Report
-
-    @property
-    def size(self) -> int:
-        """Items of all parts."""
-        return sum(map(len, self.parts))
 
 
 class Plan(NamedTuple):
@@ -55,10 +45,11 @@ class Plan(NamedTuple):
         shapes: Of the train state.
         where: Shardings of the train state.
         reward: What responses are worth; None if others wrote them.
+        scorers: The reward models in it, by name.
     """
 
     config: Config
-    origin: Origin
+    origin: Origin | RewardOrigin
     structure: Structure
     base: Structure
     mesh: Mesh
@@ -68,6 +59,18 @@ class Plan(NamedTuple):
     optimizer: Optimizer
     shapes: TrainState
     where: TrainState
+    scorers: Mapping[str, Scorer]
+
+    @property
+    def policy(self) -> Origin:
+        """What the policy begins with, in a run that trains one."""
+        assert isinstance(self.origin, Origin)
+        return self.origin
+
+    @property
+    def formatter(self) -> Formatter | None:
+        """What makes the texts of a reward model, in a run that trains one."""
+        return self.origin.formatter if isinstance(self.origin, RewardOrigin) else None
 
     @property
     def is_rl(self) -> bool:
@@ -81,7 +84,7 @@ class Plan(NamedTuple):
 
     @property
     def feed(self) -> Feed:
-        """Puts responses on the mesh."""
+        """Puts responses, or texts, on the mesh."""
         rows = self.config["batch"]
         return Feed(self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"])
 
@@ -90,6 +93,8 @@ class Plan(NamedTuple):
         """What to minimise, as a function of the model and a micro-batch."""
         section = self.config["objective"]
         chosen = bind(OBJECTIVES[section["name"]], section)
+        if section["name"] == "reward_model":
+            return chosen
         return lambda model, batch: chosen(model, batch, self.temperature)
 
     @property
@@ -117,16 +122,59 @@ def make_plan(config: Config) -> Plan:
             f"config.batch.prompts = {rows['prompts']} in {rows['micro_batches']} micro-batches do"
             f" not divide over {jax.process_count()} processes."
         )
-    reward = bind(combined, config["reward"])(config["data"]["task"]) if is_rl(config) else None
-    origin, structure, base, data = policy_parts(config)
+    reward = rewards_of(config) if is_rl(config) else None
+    origin, structure, base, data = parts_of(config)
+    scorers = {}
+    if reward is not None:
+        posed = [*itertools.chain(*data.parts), *data.heldout]
+        scorers = learned_rewards.plan_scorers(reward.learned, mesh, posed)
     steps = count_steps(config, data.size)
     name = config["optimizer"]["name"]
     optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)
     shapes = jax.eval_shape(lambda params: init_state(params, optimizer), structure.params)
     where = shardings(shapes, mesh)
     return Plan(
-        config, origin, structure, base, mesh, data, reward, steps, optimizer, shapes, where
+        config=config,
+        origin=origin,
+        structure=structure,
+        base=base,
+        mesh=mesh,
+        data=data,
+        reward=reward,
+        steps=steps,
+        optimizer=optimizer,
+        shapes=shapes,
+        where=where,
+        scorers=scorers,
     )
+
+
+def rewards_of(config: Config) -> WeightedRewards:
+    """What a run's responses are worth, but for reward models, which are not loaded yet.
+
+    A reward that fails on one process fails everywhere, so that all save and stop.
+    """
+    reward = bind(combined, config["reward"])(config["data"]["task"])
+    return dataclasses.replace(reward, agreed=functools.partial(together, error=RewardError))
+
+
+def parts_of(config: Config) -> tuple[Origin | RewardOrigin, Structure, Structure, Data]:
+    """Where a run's model is from, what of it trains, the same without adapters, and the data."""
+    is_policy = config["objective"]["name"] != "reward_model"
+    return policy_parts(config) if is_policy else reward_parts(config)
+
+
+def reward_parts(config: Config) -> tuple[RewardOrigin, Structure, Structure, Data]:
+    """What is particular to a run that trains a reward model, and what it learns from."""
+    section = dict(config["model"])
+    path, parameters = section.pop("path"), section.pop("parameters")
+    texts = {**config["formatter"], "tokens": config["batch"]["tokens"]}
+    origin = reward_models.find(path, parameters=parameters, **texts)
+    structure = reward_models.structure(origin.architecture, Compute(**section))
+    read, loss = bind(RewardData, config["data"])().read, config["objective"]["loss"]
+    with encoding() as show:
+        data = read(origin.formatter, loss, config["seed"], show)
+    return origin, structure, structure, data
 
 
 def policy_parts(config: Config) -> tuple[Origin, Structure, Structure, Data]:
@@ -172,20 +220,25 @@ def read_data(config: Config, origin: Origin) -> Data:
     tokens, seed, section = config["batch"]["tokens"], config["seed"], config["data"]
     if is_rl(config):
         room = tokens - config["sampling"]["max_new_tokens"]
-        found = bind(problems, section)(origin.tokenizer, room, seed)
-    else:
-        with progress("Encoding", 100, unit="%") as advance:
-            done = 0
+        return bind(Problems, section)().read(origin.tokenizer, room, seed)
+    kind = Preferences if config["objective"]["name"] == "dpo" else Demonstrations
+    with encoding() as show:
+        return bind(kind, section)().read(origin.tokenizer, tokens, seed, show)
 
-            def show(rows: int, total: int) -> None:
-                nonlocal done
-                percent = 100 * rows // max(total, 1)
-                advance(max(percent - done, 0))
-                done = percent
 
-            read = preferences if config["objective"]["name"] == "dpo" else demonstrations
-            found = bind(read, section)(origin.tokenizer, tokens, seed, show)
-    return Data(found.parts, found.weights, found.heldout, found.report)
+@contextlib.contextmanager
+def encoding() -> Iterator[Progress]:
+    """Shows how far the encoding of each data set has come."""
+    with progress("Encoding", 100, unit="%") as advance:
+        done = 0
+
+        def show(rows: int, total: int) -> None:
+            nonlocal done
+            percent = 100 * rows // max(total, 1)
+            advance(max(percent - done, 0))
+            done = percent
+
+        yield show
 
 
 def count_steps(config: Config, examples: int) -> int:

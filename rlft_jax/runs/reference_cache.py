@@ -1,5 +1,6 @@
 """What the reference makes of a data set, computed once and kept beside the data."""
 
+import dataclasses
 import hashlib
 import os
 import zipfile
@@ -55,7 +56,7 @@ def with_scores(plan: Plan, score: Score, reference_digest: str) -> Plan:
             write(file, pairs, scores)
     scored = iter([ScoredPair(pair, found) for pair, found in zip(pairs, scores, strict=True)])
     parts = [[next(scored) for _ in part] for part in data.parts]
-    return plan._replace(data=data._replace(parts=parts, heldout=list(scored)))
+    return plan._replace(data=dataclasses.replace(data, parts=parts, heldout=list(scored)))
 
 
 def key(pairs: Sequence[Pair], reference_digest: str, plan: Plan) -> str:

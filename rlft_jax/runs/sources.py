@@ -5,22 +5,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
+from rlft_jax.data.reward_rows import texts_of
 from rlft_jax.objectives import rloo
-from rlft_jax.rewards import RewardError, WeightedRewards
-from rlft_jax.rollout import Engine, Rewarded, Rollout, Score
+from rlft_jax.rollout import Engine, Rollout, Score
 from rlft_jax.runs import loading
 from rlft_jax.runs.inference import policy_score
 from rlft_jax.runs.plan import Plan
 from rlft_jax.runs.reference_cache import ScoredPair
 from rlft_jax.sampling.sampler import Completion, Sampler, SamplingSettings
 from rlft_jax.selection import SELECTIONS
-from rlft_jax.tasks.problem import Problem
+from rlft_jax.training.feeding import Padded
 from rlft_jax.training.loop import Draw, Source
 from rlft_jax.training.sharding import local_copy, local_mesh
 from rlft_jax.training.step import Params
@@ -29,7 +28,7 @@ from rlft_jax.training.step import Params
 class Dataset:
     """A source that deals out what others wrote."""
 
-    def __init__(self, items: Batches, collated: Callable[[Sequence[Any]], Responses]):
+    def __init__(self, items: Batches, collated: Callable[[Sequence[Any]], Padded]):
         self._items, self._collated = items, collated
 
     def next(self, params: Params, step: int) -> Draw:
@@ -65,8 +64,10 @@ def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
     return bind(Rollout, config["rollout"])(stream, engine, jax.process_index(), processes)
 
 
-def collation(plan: Plan, reference: Params | None) -> Callable[[Sequence[Any]], Responses]:
+def collation(plan: Plan, reference: Params | None) -> Callable[[Sequence[Any]], Padded]:
     """A function from items of a run's data to what is packed for a step."""
+    if plan.config["objective"]["name"] == "reward_model":
+        return texts_of
     if plan.config["objective"]["name"] == "sft":
         return lambda examples: Responses.of([[example] for example in examples])
     score = reference_score(plan, reference)
@@ -98,9 +99,9 @@ def reference_score(plan: Plan, reference: Params | None) -> Score | None:
 
 def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     """What rollouts are done with."""
-    config, tokenizer = plan.config, plan.origin.tokenizer
+    config, tokenizer = plan.config, plan.policy.tokenizer
     assert plan.reward is not None
-    settings = SamplingSettings(stop_ids=plan.origin.stop_ids, **config["sampling"])
+    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **config["sampling"])
     sample = policy_sampler(plan, frozen, settings)
     advantages, selection = config["advantages"], config["selection"]
     is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
@@ -113,31 +114,12 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
         sample=lambda params, prompts, samples, numbers: sample(
             params, prompts, samples=samples, seed=config["seed"], requests=numbers
         ),
-        reward=on_all_processes(plan.reward),
+        reward=plan.reward,
         advantages=None if advantages is None else bind(rloo.advantages, advantages),
         select=None if selection is None else bind(SELECTIONS[selection["name"]], selection),
         old_score=old_score,
         reference_score=reference_score(plan, reference),
     )
-
-
-def on_all_processes(reward: WeightedRewards) -> WeightedRewards | Callable[..., Rewarded]:
-    """A reward that fails everywhere if it fails on one process, so that all save and stop."""
-    if jax.process_count() == 1:
-        return reward
-
-    def rewarded(problems: Sequence[Problem], responses: Sequence[str]) -> Rewarded:
-        result, failure = None, None
-        try:
-            result = reward(problems, responses)
-        except RewardError as error:
-            failure = error
-        if multihost_utils.process_allgather(np.array(failure is not None)).any():
-            raise failure or RewardError("A reward failed in another process, which says how.")
-        assert result is not None
-        return result
-
-    return rewarded
 
 
 def policy_sampler(plan: Plan, frozen: Params, settings: SamplingSettings):

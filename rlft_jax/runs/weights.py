@@ -1,27 +1,31 @@
 """The parameters that a run starts from: what trains, what is frozen, what is measured against."""
 
 import functools
-from typing import Any
 
 import jax
 
 from rlft_jax.config.checks import needs_reference
 from rlft_jax.models import peft
-from rlft_jax.runs import loading
+from rlft_jax.models.digest import digest
+from rlft_jax.runs import learned_rewards, loading, reward_models
 from rlft_jax.runs.plan import Plan
+from rlft_jax.runs.reward_models import RewardOrigin
 from rlft_jax.training.step import Params, TrainState, init_state
 
 
 def load_state(plan: Plan) -> TrainState:
     """The state before the first step."""
-    section = plan.config["lora"]
-    if section is None:
-        params = _checkpoint(plan, plan.config["model"]["path"])
+    section, model = plan.config["lora"], plan.config["model"]
+    if isinstance(plan.origin, RewardOrigin):
+        how = {"parameters": model["parameters"], "seed": plan.config["seed"]}
+        params = reward_models.load(plan.origin, shardings=plan.whole_where, **how)
+    elif section is None:
+        params = _checkpoint(plan, model["path"])
     elif section["path"] is not None:
-        _, params = peft.load(section["path"], plan.origin.architecture)
+        _, params = peft.load(section["path"], plan.policy.architecture)
     else:
-        settings = loading.adapter_settings(section, plan.origin.architecture)
-        params = loading.new_adapter(plan.origin.architecture, settings, plan.config["seed"])
+        settings = loading.adapter_settings(section, plan.policy.architecture)
+        params = loading.new_adapter(plan.policy.architecture, settings, plan.config["seed"])
     init = functools.partial(init_state, optimizer=plan.optimizer)
     params = jax.device_put(params, plan.where.params)
     return jax.jit(init, out_shardings=plan.where, donate_argnums=0)(params)
@@ -42,14 +46,27 @@ def load_reference(plan: Plan, frozen: Params) -> Params | None:
     return frozen or _checkpoint(plan, path)
 
 
+def load_rewards(plan: Plan) -> tuple[Plan, dict[str, str | None]]:
+    """The plan with its reward models at work, and the digests of their parameters."""
+    if plan.reward is None:
+        return plan, {}
+    params = {name: scorer.load() for name, scorer in plan.scorers.items()}
+    learned = {
+        name: learned_rewards.reward_of(name, scorer, params[name])
+        for name, scorer in plan.scorers.items()
+    }
+    digests = {f"reward.models.{name}": digest(params[name]) for name in params}
+    return plan._replace(reward=plan.reward.with_rewards(learned)), digests
+
+
 def _checkpoint(plan: Plan, path: str) -> Params:
     """A checkpoint on the mesh; it must have the plan's architecture."""
-    origin: Any = plan.origin
+    origin = plan.policy
     if path != plan.config["model"]["path"]:
         origin = loading.find(path)
-    if origin.architecture != plan.origin.architecture:
+    if origin.architecture != plan.policy.architecture:
         raise ValueError(
             f"{path} is {origin.architecture}, but config.model.path is"
-            f" {plan.origin.architecture}. Name a checkpoint of the same architecture."
+            f" {plan.policy.architecture}. Name a checkpoint of the same architecture."
         )
     return loading.load(origin, shardings=plan.whole_where).params

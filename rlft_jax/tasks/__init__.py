@@ -7,7 +7,7 @@ in `TASKS`.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from rlft_jax.tasks import countdown, gsm8k
+from rlft_jax.tasks import countdown, gsm8k, ifeval
 from rlft_jax.tasks.problem import Grade, Problem, Row
 
 
@@ -48,4 +48,5 @@ class Task(Protocol):
 TASKS: dict[str, Task] = {
     "countdown": countdown,
     "gsm8k": gsm8k,
+    "ifeval": ifeval,
 }

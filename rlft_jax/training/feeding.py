@@ -1,27 +1,31 @@
-"""From responses on the host to a batch on the mesh."""
+"""From responses, or texts, on the host to a batch on the mesh."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rlft_jax.batch import PER_TOKEN, Batch, Packing, Responses, first_fit, pack
+from rlft_jax import batch, texts
+from rlft_jax.batch import PER_TOKEN, Batch, Packing, Responses, first_fit
+from rlft_jax.texts import TextBatch, Texts
 from rlft_jax.training.sharding import local_rows, place_rows, replicated, row_shards
-from rlft_jax.training.step import Params
+from rlft_jax.training.step import AnyBatch, Params
 
-ROWS = ("tokens", "segments", "positions", "is_response", *PER_TOKEN)
+Padded: TypeAlias = Responses | Texts
+Packed = TypeVar("Packed", Batch, TextBatch)
+ROWS = ("tokens", "types", "segments", "positions", "is_response", *PER_TOKEN)
 
 
 class Feed(NamedTuple):
-    """Packs responses and puts them on the mesh; with several processes, all do so together.
+    """Packs what is padded and puts it on the mesh; with several processes, all do so together.
 
     Attributes:
         tokens: Tokens of a row.
         micro_batches: Parts of a step.
-        packed: Whether responses share rows.
+        packed: Whether responses, or texts, share rows.
     """
 
     mesh: Mesh
@@ -29,14 +33,17 @@ class Feed(NamedTuple):
     micro_batches: int = 1
     packed: bool = True
 
-    def __call__(self, responses: Responses) -> Batch:
+    def __call__(self, padded: Padded) -> AnyBatch:
         """One optimizer step's batch."""
-        return self.place(pack(responses, self.packing(responses)))
+        packing = self.packing(padded)
+        if isinstance(padded, Texts):
+            return self.place(texts.pack(padded, packing))
+        return self.place(batch.pack(padded, packing))
 
-    def packing(self, responses: Responses) -> Packing:
-        """A place for every response, in rows as many and as long as any process needs."""
+    def packing(self, padded: Padded) -> Packing:
+        """A place for everything, in rows as many and as long as any process needs."""
         packing = first_fit(
-            responses.lengths,
+            padded.lengths,
             tokens=self.tokens,
             micro_batches=self.micro_batches,
             packed=self.packed,
@@ -48,17 +55,17 @@ class Feed(NamedTuple):
         shapes = multihost_utils.process_allgather(np.array(packing.shape))
         return packing._replace(shape=tuple(int(n) for n in shapes.max(0)))
 
-    def place(self, batch: Batch) -> Batch:
-        """Deals rows over the mesh; what is known of responses goes everywhere."""
+    def place(self, packed: Packed) -> Packed:
+        """Deals rows over the mesh; what is known of responses or texts goes everywhere."""
         fields = {
             name: place_rows(field, self.mesh) if name in ROWS else self._everywhere(field)
-            for name, field in batch._asdict().items()
+            for name, field in packed._asdict().items()
             if field is not None
         }
-        return Batch(**fields)
+        return type(packed)(**fields)
 
     def _everywhere(self, field: np.ndarray) -> jax.Array:
-        """Joins the prompts of all processes, `[M, P, G]`."""
+        """Joins the prompts of all processes, `[M, P, ...]`."""
         if jax.process_count() > 1:
             parts = multihost_utils.process_allgather(field)
             field = np.concatenate(list(parts), axis=1)
@@ -78,7 +85,7 @@ def scorer(
 
     def scored(params: Params, responses: Responses) -> np.ndarray:
         packing = feed.packing(responses)
-        rows = local_rows(score(params, feed.place(pack(responses, packing))))
+        rows = local_rows(score(params, feed.place(batch.pack(responses, packing))))
         return packing.lift(rows, responses.tokens.shape[-1])
 
     return scored

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlft_jax.batch import Batch, Responses
 from rlft_jax.metrics import Metrics
-from rlft_jax.training.step import Params, TrainState
+from rlft_jax.training.feeding import Padded
+from rlft_jax.training.step import AnyBatch, Params, TrainState
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, AnyBatch], tuple[TrainState, Metrics]]
 
 
 class Draw(NamedTuple):
-    """What a source gives: this process' responses to learn from, and facts about those of all."""
+    """What a source gives: this process' part of a step, and facts about those of all."""
 
-    responses: Responses
+    responses: Padded
     metrics: Mapping[str, np.number]
 
 
@@ -55,7 +55,7 @@ Hook = Callable[[Progress], None]
 def run(
     state: TrainState,
     source: Source,
-    feed: Callable[[Responses], Batch],
+    feed: Callable[[Padded], AnyBatch],
     step: Step,
     *,
     steps: int,

@@ -6,10 +6,11 @@ its process died looks much like a finished one. A folder counts once its manife
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from rlft_jax import files
 
 NAME = "manifest.json"
 
@@ -19,14 +20,14 @@ def write(folder: Path, facts: dict[str, Any]) -> None:
 
     Call it when nothing else writes to the folder any more.
     """
-    files = _files(folder)
-    records = dict(zip(files, _each(_record, [folder / name for name in files])))
+    names = _files(folder)
+    records = dict(zip(names, _each(_record, [folder / name for name in names])))
     body = json.loads(json.dumps({**facts, "files": records}))  # as it will be read
     path = folder / NAME
     path.write_text(json.dumps({"sha256": _digest_of(body), "body": body}, indent=1) + "\n")
-    _each(sync, [path, *(folder / name for name in files)])
+    _each(files.sync, [path, *(folder / name for name in names)])
     for parent in [*(entry for entry in folder.rglob("*") if entry.is_dir()), folder]:
-        sync(parent)
+        files.sync(parent)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -67,15 +68,6 @@ def problems(folder: Path) -> list[str]:
             if record != expected[name]
         ),
     ]
-
-
-def sync(path: Path) -> None:
-    """Returns once a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(folder: Path) -> list[str]:

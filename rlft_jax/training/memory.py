@@ -6,7 +6,8 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rlft_jax.models.qwen2 import Architecture, Compute
+from rlft_jax.models import deberta, qwen2, reward
+from rlft_jax.models.qwen2 import Compute
 from rlft_jax.training.sharding import row_shards
 from rlft_jax.training.step import TrainState
 
@@ -30,7 +31,13 @@ def state_bytes(shapes: TrainState, where: TrainState) -> dict[str, int]:
 
 
 def activation_bytes(
-    a: Architecture, compute: Compute, mesh: Mesh, *, responses: int, tokens: int
+    a: reward.Architecture,
+    compute: Compute,
+    mesh: Mesh,
+    *,
+    responses: int,
+    tokens: int,
+    has_logits: bool = True,
 ) -> dict[str, int]:
     """Bytes that the backward pass of a micro-batch keeps, if every response fills a row.
 
@@ -39,27 +46,33 @@ def activation_bytes(
     Args:
         responses: Rows of the micro-batch on this process.
         tokens: Tokens of a row.
+        has_logits: Whether the head gives logits of tokens; a reward model's gives one number.
     """
     rows = -(-responses // row_shards(mesh))
     size = 2 if compute.dtype == "bfloat16" else FLOAT
-    q, kv = a.heads * a.head_width, a.kv_heads * a.head_width
+    q = kv = a.width
+    hidden = 1  # matrices from width to feed_forward
     scores = a.heads * tokens * FLOAT
-    layer = size * (6 * a.width + 2 * q + 2 * kv + 3 * a.feed_forward) + 3 * scores
-    products = size * (3 * a.width + q + 2 * kv + 2 * a.feed_forward)
+    if isinstance(a, qwen2.Architecture):
+        q, kv, hidden = a.heads * a.head_width, a.kv_heads * a.head_width, 2
+    if isinstance(a, deberta.Architecture):
+        scores *= 1 + len(a.terms)
+    layer = size * (6 * a.width + 2 * q + 2 * kv + (1 + hidden) * a.feed_forward) + 3 * scores
+    products = size * (3 * a.width + q + 2 * kv + hidden * a.feed_forward)
     # With anything to compute again, one layer at a time is whole.
     per_token = {
         "none": layer * a.layers,
         "dots": products * a.layers + layer,
         "full": size * a.width * a.layers + layer,
     }[compute.remat]
+    activations = {"activations": rows * tokens * per_token}
+    if not has_logits:
+        return activations
     chunk = min(compute.head_chunk, rows * tokens)
-    return {
-        "activations": rows * tokens * per_token,
-        "head": 3 * chunk * a.vocabulary * FLOAT,
-    }
+    return activations | {"head": 3 * chunk * a.vocabulary * FLOAT}
 
 
-def cache_bytes(a: Architecture, compute: Compute, *, rows: int, tokens: int) -> int:
+def cache_bytes(a: qwen2.Architecture, compute: Compute, *, rows: int, tokens: int) -> int:
     """Bytes of keys and values of so many rows of so many tokens."""
     size = 2 if compute.dtype == "bfloat16" else FLOAT
     return 2 * a.layers * rows * tokens * a.kv_heads * a.head_width * size

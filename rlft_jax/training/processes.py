@@ -1,9 +1,14 @@
-"""Joining the other processes of a run."""
+"""The other processes of a run: joining them, and failing together."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+Result = TypeVar("Result")
 
 VARIABLES = ("RLFT_COORDINATOR", "RLFT_PROCESSES", "RLFT_PROCESS_ID")
 
@@ -48,3 +53,20 @@ def initialize_from_environment(environment: Mapping[str, str] = os.environ) -> 
         )
     jax.distributed.initialize(coordinator, int(processes), int(process))
     return int(processes) > 1
+
+
+def together(act: Callable[[], Result], error: type[Exception]) -> Result:
+    """Returns what `act` gives here, or raises everywhere if it raises an error on one process.
+
+    All call it together. So none waits for another that has given up, and all can save.
+    """
+    if jax.process_count() == 1:
+        return act()
+    results, failure = [], None
+    try:
+        results.append(act())
+    except error as caught:
+        failure = caught
+    if multihost_utils.process_allgather(np.array(failure is not None)).any():
+        raise failure or error("This failed in another process, which says how.")
+    return results[0]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlft_jax import files
 from rlft_jax.training import manifest
 
 FORMAT = 1
@@ -66,7 +67,7 @@ def commit(parent: Path, step: int, facts: dict[str, Any]) -> None:
     if named(parent, step).exists():
         delete(parent, step)
     draft(parent, step).rename(named(parent, step))
-    manifest.sync(parent)
+    files.sync(parent)
 
 
 def delete(parent: Path, step: int) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from rlft_jax.config import binding as config
 from rlft_jax.config.schema import resolved
-from rlft_jax.runs import experiment, loading
+from rlft_jax.runs import experiment, loading, reward_models
 from tests import tiny_run
+from tests.tiny_rewards import DEBERTA, DISTILBERT, write_encoder
 from tests.tiny_run import lines, values
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -16,6 +17,17 @@ GSM8K = [
     {
         "question": f"Ann has {n} pens and buys {n + 1}. How many?",
         "answer": f"{n}+{n + 1}\n#### {n}",
+    }
+    for n in range(40)
+]
+TURNS = [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "yes"}]
+ULTRAFEEDBACK = [
+    {
+        "prompt": f"Say yes to {n}.",
+        "chosen": [TURNS[0] | {"content": f"Say yes to {n}."}, TURNS[1]],
+        "rejected": [TURNS[0] | {"content": f"Say yes to {n}."}, TURNS[1] | {"content": "no way"}],
+        "score_chosen": 8.0,
+        "score_rejected": 7.5,
     }
     for n in range(40)
 ]
@@ -30,6 +42,7 @@ SMALL = {
     "every.log": "1",
     "every.evaluate": "2",
 }
+REWARD_MODELS = {"siamese": DISTILBERT, "regression": DISTILBERT, "deberta": DEBERTA}
 SMALL_RLOO = {
     "sampling.max_new_tokens": "8",
     "rollout.responses": "2",
@@ -44,6 +57,8 @@ def data(tmp_path_factory) -> dict[str, Path]:
     return {
         "countdown": tiny_run.write_rows(folder / "countdown.jsonl", tiny_run.countdown_rows(40)),
         "gsm8k": tiny_run.write_rows(folder / "gsm8k.jsonl", GSM8K),
+        "smoltalk": tiny_run.write_rows(folder / "smoltalk.jsonl", [{"messages": TURNS}] * 200),
+        "ultrafeedback": tiny_run.write_rows(folder / "ultrafeedback.jsonl", ULTRAFEEDBACK),
     }
 
 
@@ -52,18 +67,46 @@ def test_the_configs_that_the_project_promises_are_there():
     assert {file.stem for file in FILES} >= {*tasks, "countdown_sft_lora", "countdown_rloo_lora"}
 
 
+@pytest.fixture
+def small(tiny, data, tmp_path):
+    """What makes a config file small: a model, data and counts."""
+
+    def of(file: Path) -> dict[str, str]:
+        source, *kinds = file.stem.split("_")
+        changes = SMALL | {"data.path": str(data[source]), "data.split": "train"}
+        encoder = REWARD_MODELS.get(kinds[0])
+        changes["model.path"] = str(
+            tiny.base if encoder is None else write_encoder(tmp_path / "encoder", encoder)
+        )
+        if "rloo" in kinds:
+            changes |= SMALL_RLOO
+        if file.stem == "ultrafeedback_rloo":
+            helpful = write_encoder(tmp_path / "helpful", DEBERTA)
+            changes["reward.models.helpful"] = str(helpful)
+        return changes
+
+    return of
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_config_runs_on_a_mesh_of_eight_devices(tiny, data, tmp_path, file):
-    rows = str(data[file.stem.split("_")[0]])
-    small = SMALL | {"model.path": str(tiny.base), "data.path": rows, "data.split": "train"}
-    if "rloo" in file.stem:
-        small |= SMALL_RLOO
-    settings = resolved(config.read(str(file)), list(small.items()))
-    experiment.run(settings, tmp_path)
-    assert [x["step"] for x in lines(tmp_path / "metrics.jsonl") if "loss" in x] == [1, 2]
-    assert len(values(tmp_path, settings["keep"]["metric"])) == 1
-    assert values(tmp_path, "skipped_updates") == [0, 0]
-    assert loading.load(str(tmp_path)).origin.architecture.width == tiny_run.ARCHITECTURE.width
+def test_a_config_runs_on_a_mesh_of_eight_devices(small, tmp_path, file):
+    settings = resolved(config.read(str(file)), list(small(file).items()))
+    workdir = tmp_path / "run"
+    experiment.run(settings, workdir)
+    assert [x["step"] for x in lines(workdir / "metrics.jsonl") if "loss" in x] == [1, 2]
+    assert len(values(workdir, settings["keep"]["metric"])) == 1
+    assert values(workdir, "skipped_updates") == [0, 0]
+    if settings["objective"]["name"] == "reward_model":
+        origin = reward_models.find(str(workdir))
+        assert origin.architecture == REWARD_MODELS[file.stem.split("_")[1]]
+        assert origin.formatter.preset == settings["formatter"]["preset"]
+    else:
+        width = loading.load(str(workdir)).origin.architecture.width
+        assert width == tiny_run.ARCHITECTURE.width
+
+
+NEEDED = {"model.path": "Qwen/Qwen2.5-0.5B"}
+NEEDED_OF = {"ultrafeedback_rloo": {"reward.models.helpful": "OpenAssistant/reward-model"}}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -75,4 +118,5 @@ def test_a_config_says_how_to_run_it(file):
     if "rloo" in file.stem:
         with pytest.raises(ValueError, match=r"config\.model\.path is missing"):
             resolved(read)
-    assert resolved(read, [("model.path", "Qwen/Qwen2.5-0.5B")])["data"]["holdout"] == 200
+    needed = NEEDED | NEEDED_OF.get(file.stem, {})
+    assert resolved(read, list(needed.items()))["data"]["holdout"] > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlft_jax.data.chat import encode_example
-from rlft_jax.data.demonstrations import demonstrations, encode_rows
+from rlft_jax.data.demonstrations import Demonstrations, encode_rows
 from rlft_jax.data.inspection import describe
 
 # With the stop token they have 4, 6 and 12 tokens.
@@ -76,7 +76,7 @@ def test_rows_keep_their_numbers_when_others_are_held_out(letters, tmp_path):
     rows = [*ROWS, *ROWS, {"question": "?"}, *ROWS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- row 6: "):
-        demonstrations(letters, 100, 0, path=str(path), holdout=4.0)
+        Demonstrations(path=str(path), holdout=4.0).read(letters, 100, 0)
 
 
 def test_progress_ends_at_the_number_of_rows(letters):
@@ -86,7 +86,7 @@ def test_progress_ends_at_the_number_of_rows(letters):
 
 
 def test_held_out_rows_are_not_trained_on(letters, file):
-    data = demonstrations(letters, 100, 0, path=str(file), holdout=5.0)
+    data = Demonstrations(path=str(file), holdout=5.0).read(letters, 100, 0)
     lengths = [len(example.tokens) for example in [*data.parts[0], *data.heldout]]
     assert (len(data.parts[0]), len(data.heldout)) == (15, 5)
     assert sorted(lengths) == [n + 4 for n in range(20)]
@@ -94,9 +94,9 @@ def test_held_out_rows_are_not_trained_on(letters, file):
 
 
 def test_another_file_can_be_held_out(letters, file):
-    data = demonstrations(letters, 100, 0, path=str(file), heldout_path=str(file), holdout=3.0)
+    data = Demonstrations(path=str(file), heldout_path=str(file), holdout=3.0).read(letters, 100, 0)
     assert (len(data.parts[0]), len(data.heldout)) == (20, 3)
-    data = demonstrations(letters, 100, 0, path=str(file), limit=7, heldout_path=str(file))
+    data = Demonstrations(path=str(file), limit=7, heldout_path=str(file)).read(letters, 100, 0)
     assert (len(data.parts[0]), len(data.heldout)) == (7, 20)
 
 
@@ -107,7 +107,7 @@ def test_parts_of_a_mixture_have_their_own_settings(letters, file, tmp_path):
         {"path": str(file), "limit": 4},
         {"path": str(countdown), "task": "countdown", "template": "chat", "weight": 3},
     ]
-    data = demonstrations(letters, 2000, 0, mixture=mixture)
+    data = Demonstrations(mixture=mixture).read(letters, 2000, 0)
     assert [len(part) for part in data.parts] == [4, 1]
     assert data.weights == [1.0, 3]
     assert data.report.rows == 5
@@ -118,7 +118,7 @@ def test_parts_of_a_mixture_have_their_own_settings(letters, file, tmp_path):
 
 def test_a_task_writes_prompts_and_completions(letters, shared_data):
     path = shared_data / "countdown/solution_steps_eval.jsonl.gz"
-    data = demonstrations(letters, 2000, 0, path=str(path), task="countdown", limit=20)
+    data = Demonstrations(path=str(path), task="countdown", limit=20).read(letters, 2000, 0)
     assert data.report.kept == data.report.stops == 20
     text = letters.decode(data.parts[0][0].tokens)
     assert text.startswith("A conversation between User and Assistant.")
@@ -127,7 +127,7 @@ def test_a_task_writes_prompts_and_completions(letters, shared_data):
 
 def test_when_nothing_is_left_that_is_said(letters, file):
     with pytest.raises(ValueError, match=r"of 20 rows 20 are longer than config\.batch\.tokens"):
-        demonstrations(letters, 3, 0, path=str(file))
+        Demonstrations(path=str(file)).read(letters, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_when_nothing_is_left_that_is_said(letters, file):
 )
 def test_sources_that_cannot_be_are_refused(letters, settings, message):
     with pytest.raises(ValueError, match=message):
-        demonstrations(letters, 100, 0, **settings)
+        Demonstrations(**settings).read(letters, 100, 0)
 
 
 def test_a_task_that_does_not_exist_is_refused(letters, file):
     with pytest.raises(ValueError, match=r"no task 'countdwon'.*countdown, gsm8k"):
-        demonstrations(letters, 100, 0, path=str(file), task="countdwon")
+        Demonstrations(path=str(file), task="countdwon").read(letters, 100, 0)
 
 
 def test_inspection_shows_what_is_trained_on(letters):

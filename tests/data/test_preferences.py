@@ -7,7 +7,7 @@ import pytest
 
 from rlft_jax.batch import Responses
 from rlft_jax.data.inspection import describe
-from rlft_jax.data.preferences import encode_pairs, preferences
+from rlft_jax.data.preferences import Preferences, encode_pairs
 
 
 def chat(prompt: str, chosen: str, rejected: str) -> dict:
@@ -109,7 +109,7 @@ def test_first_turns_are_cut_after_the_answer_and_later_ones_left_out(letters):
 
 @pytest.mark.parametrize("holdout", [7, 0.2])
 def test_a_prompt_is_on_one_side_only(letters, write, holdout):
-    data = preferences(letters, 999, 0, path=write(many()), holdout=holdout)
+    data = Preferences(path=write(many()), holdout=holdout).read(letters, 999, 0)
     prompt = lambda text: text.split("?")[0]
     train, heldout = texts(data.parts[0], letters), texts(data.heldout, letters)
     assert not {*map(prompt, train)} & {*map(prompt, heldout)}
@@ -123,7 +123,7 @@ def test_a_prompt_is_on_one_side_of_the_whole_mixture(letters, write):
         {"path": write(many(), "a.jsonl")},
         {"path": write(many(20, 1), "b.jsonl"), "weight": 2},
     ]
-    data = preferences(letters, 999, 1, mixture=mixture, holdout=4)
+    data = Preferences(mixture=mixture, holdout=4).read(letters, 999, 1)
     prompt = lambda text: text.split("?")[0]
     heldout = {prompt(text) for text in texts(data.heldout, letters)}
     assert not any(prompt(text) in heldout for part in data.parts for text in texts(part, letters))
@@ -133,32 +133,32 @@ def test_a_prompt_is_on_one_side_of_the_whole_mixture(letters, write):
 def test_prompts_shared_with_another_file_are_refused_or_left_out(letters, write):
     train, other = write(many(10)), write(many(4), "held.jsonl")
     with pytest.raises(ValueError, match=r"12 of 30 rows.*shared_prompts = 'drop'"):
-        preferences(letters, 999, 0, path=train, heldout_path=other)
-    data = preferences(letters, 999, 0, path=train, heldout_path=other, shared_prompts="drop")
+        Preferences(path=train, heldout_path=other).read(letters, 999, 0)
+    data = Preferences(path=train, heldout_path=other, shared_prompts="drop").read(letters, 999, 0)
     assert (data.report.kept, data.report.shared_prompts, data.report.rows) == (18, 12, 30)
     assert len(data.heldout) == 12
     with pytest.raises(ValueError, match="Nothing is left"):
-        preferences(letters, 999, 0, path=train, heldout_path=train, shared_prompts="drop")
+        Preferences(path=train, heldout_path=train, shared_prompts="drop").read(letters, 999, 0)
 
 
 def test_bad_rows_are_named_with_their_file(letters, write):
     path = write([*ROWS, {"question": "?"}])
     for holdout in (0, 1):
         with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- row 3: The columns question"):
-            preferences(letters, 99, 0, path=path, holdout=holdout)
+            Preferences(path=path, holdout=holdout).read(letters, 99, 0)
 
 
 def test_when_nothing_is_left_all_reasons_are_given(letters, write):
     path = write([*ROWS[2:], chat("?", "4", "4")])
     with pytest.raises(ValueError, match=r"of 2 rows 2 are longer than config\.batch\.tokens\."):
-        preferences(letters, 3, 0, path=path)
+        Preferences(path=path).read(letters, 3, 0)
     with pytest.raises(ValueError, match=r"of 1 rows 1 are pairs of equal responses\."):
-        preferences(letters, 99, 0, path=write([chat("?", "4", "4")]))
+        Preferences(path=write([chat("?", "4", "4")])).read(letters, 99, 0)
 
 
 def test_tasks_have_no_say(letters, write):
     with pytest.raises(ValueError, match="would have no effect"):
-        preferences(letters, 99, 0, mixture=[{"path": write(ROWS), "task": "countdown"}])
+        Preferences(mixture=[{"path": write(ROWS), "task": "countdown"}]).read(letters, 99, 0)
 
 
 def test_inspection_counts_what_only_pairs_lose(letters):
@@ -179,7 +179,7 @@ def test_inspection_counts_what_only_pairs_lose(letters):
 )
 def test_real_pairs_are_read(letters, shared_data, name, rows, equal):
     path = shared_data / f"preference/{name}.jsonl.gz"
-    data = preferences(letters, 100_000, 0, path=str(path), holdout=0.1)
+    data = Preferences(path=str(path), holdout=0.1).read(letters, 100_000, 0)
     report, heldout = data.report, data.heldout_report
     assert report.rows + heldout.rows == rows
     assert report.equal + heldout.equal == equal
@@ -189,7 +189,7 @@ def test_real_pairs_are_read(letters, shared_data, name, rows, equal):
 
 def test_real_prompts_with_many_pairs_stay_together(letters, shared_data):
     path = shared_data / "preference/alpaca_eval_gpt4.jsonl.gz"
-    data = preferences(letters, 100_000, 0, path=str(path), limit=2000, holdout=200)
+    data = Preferences(path=str(path), limit=2000, holdout=200).read(letters, 100_000, 0)
     prompt = lambda pair: bytes(pair[0].tokens[: int(pair[0].is_response.argmax())].tobytes())
     train, heldout = map(prompt, data.parts[0]), map(prompt, data.heldout)
     assert not {*train} & {*heldout}
@@ -199,11 +199,11 @@ def test_real_prompts_with_many_pairs_stay_together(letters, shared_data):
 def test_rows_without_pairs_are_refused(letters, shared_data):
     path = shared_data / "preference/kto_demo_300.jsonl.gz"
     with pytest.raises(ValueError, match=r"kto_demo(.|\n)*messages \(list\), label \(bool\)"):
-        preferences(letters, 999, 0, path=str(path))
+        Preferences(path=str(path)).read(letters, 999, 0)
 
 
 def test_pairs_of_a_task_with_text_prompts_are_read(letters, shared_data):
     path = shared_data / "countdown/dpo_pairs_qwen25_05b.jsonl.gz"
-    data = preferences(letters, 100_000, 0, path=str(path), limit=50)
+    data = Preferences(path=str(path), limit=50).read(letters, 100_000, 0)
     assert data.report.kept == data.report.stops == 50
     assert letters.decode(data.parts[0][0][1].tokens).endswith("<end>")

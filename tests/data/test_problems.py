@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlft_jax.data.inspection import summary
-from rlft_jax.data.problems import encode_problem, fitting, problems
+from rlft_jax.data.problems import Problems, encode_problem, fitting
 from rlft_jax.tasks.problem import Problem
 
 
@@ -27,12 +27,12 @@ def test_long_prompts_are_dropped_and_counted(letters):
 
 
 def test_all_other_columns_reach_the_verifier(letters, file):
-    data = problems(letters, 100, 0, path=str(file))
+    data = Problems(path=str(file)).read(letters, 100, 0)
     assert data.parts[0][2] == Problem("aaa", {"answer": 3, "completion": "no"})
 
 
 def test_held_out_problems_are_not_trained_on(letters, file):
-    data = problems(letters, 100, 0, path=str(file), holdout=0.3)
+    data = Problems(path=str(file), holdout=0.3).read(letters, 100, 0)
     answers = [problem.columns["answer"] for problem in [*data.parts[0], *data.heldout]]
     assert (len(data.parts[0]), len(data.heldout)) == (7, 3)
     assert sorted(answers) == list(range(1, 11))
@@ -48,7 +48,7 @@ def test_messages_and_tools_become_a_prompt(letters):
 
 def test_a_task_poses_its_problems(letters, shared_data):
     path = shared_data / "countdown/tasks_3to4_eval.jsonl.gz"
-    data = problems(letters, 2000, 0, path=str(path), task="countdown", limit=5)
+    data = Problems(path=str(path), task="countdown", limit=5).read(letters, 2000, 0)
     problem = data.parts[0][0]
     assert problem.prompt.endswith("<think>") or problem.prompt.endswith("<think>\n")
     assert str(list(problem.columns["nums"])) in problem.prompt
@@ -56,8 +56,8 @@ def test_a_task_poses_its_problems(letters, shared_data):
 
 def test_prompts_that_are_missing_or_do_not_fit_are_refused(letters, file, tmp_path):
     with pytest.raises(ValueError, match="all 10 prompts have more than 0 tokens, the shortest 1"):
-        problems(letters, 0, 0, path=str(file))
+        Problems(path=str(file)).read(letters, 0, 0)
     other = tmp_path / "other.jsonl"
     other.write_text('{"question": "?"}\n')
-    with pytest.raises(ValueError, match=r"row 0 .*: The columns question hold no prompt"):
-        problems(letters, 100, 0, path=str(other))
+    with pytest.raises(ValueError, match=r"other\.jsonl(.|\n)*- row 0: The columns question hold"):
+        Problems(path=str(other)).read(letters, 100, 0)

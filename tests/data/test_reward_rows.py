@@ -8,7 +8,7 @@ import pytest
 from rlft_jax.batch import first_fit
 from rlft_jax.data.formatting import Formatter
 from rlft_jax.data.readers import read_rows
-from rlft_jax.data.reward_data import reward_data, unused
+from rlft_jax.data.reward_data import RewardData, unused
 from rlft_jax.data.reward_rows import (
     answered_of,
     graded_examples,
@@ -117,7 +117,8 @@ def test_rows_with_a_prompt_and_a_response_are_read_in_every_form():
     assert answered_of({"prompt": [USER], "completion": [ANSWER]}) == ([USER], [ANSWER])
     assert answered_of({"messages": [USER], "completion": "no."}) == ([USER], "no.")
     assert answered_of({"messages": [USER, ANSWER]}) == ([USER], [ANSWER])
-    for row in ({"messages": [USER]}, {"prompt": "yes?"}, {}, {"messages": [ANSWER]}):
+    wrong = ({"messages": [USER]}, {"prompt": "yes?"}, {}, {"messages": [ANSWER]})
+    for row in (*wrong, {"messages": ["yes?", "no."]}):
         with pytest.raises(ValueError, match="hold no prompt with its response"):
             answered_of(row)
 
@@ -141,15 +142,14 @@ def test_held_out_prompts_are_not_trained_on(formatter, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [pair(prompt=f"yes {i // 4}") for i in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = reward_data(formatter, "bradley_terry", 0, path=str(path), holdout=7)
+    data = RewardData(path=str(path), holdout=7).read(formatter, "bradley_terry", 0)
     assert (len(data.parts[0]), len(data.heldout)) == (32, 8)
-    assert {e.prompt for e in data.heldout} == {row["prompt"] for row in data.heldout_rows}
     assert not {e.prompt for e in data.heldout} & {e.prompt for e in data.parts[0]}
 
     test = tmp_path / "test.jsonl"
     test.write_text(json.dumps(pair(prompt="yes 3")) + "\n")
-    read = lambda **more: reward_data(
-        formatter, "bradley_terry", 0, path=str(path), heldout_path=str(test), **more
+    read = lambda **more: RewardData(path=str(path), heldout_path=str(test), **more).read(
+        formatter, "bradley_terry", 0
     )
     with pytest.raises(ValueError, match="4 of 40 rows to train on"):
         read()
@@ -168,7 +168,7 @@ def test_regression_reads_the_same_rows_as_graded_texts(formatter, tmp_path):
         row["rejected"] = [{**USER, "content": f"{i}"}, {**ANSWER, "content": "yes"}]
         row["messages"] = row["chosen"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = reward_data(formatter, "regression", 0, path=str(path), holdout=1)
+    data = RewardData(path=str(path), holdout=1).read(formatter, "regression", 0)
     assert (len(data.parts[0]), len(data.heldout)) == (6, 2)
     held = {example.target for example in data.heldout}
     assert held | {example.target for example in data.parts[0]} == {0, 1, 2, 3}

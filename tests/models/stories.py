@@ -13,22 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Tokenizer, models, processors
+
+from rlft_jax.data.tiny_tokenizer import qwen_tokenizer
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def convert(source: Path, out: Path) -> Path:
@@ -143,15 +132,7 @@ def read_tokenizer(file: Path) -> Tokenizer:
         merges.append((piece[:2], piece[2]))
     vocabulary = {name: i for i, name in enumerate(names) if i not in ids.values()} | ids
     assert sorted(vocabulary.values()) == list(range(len(pieces)))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = qwen_tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.add_special_tokens([AddedToken(x, special=True) for x in (UNKNOWN, START, END)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", pair=f"{START} $A $B", special_tokens=[(START, 1)]

@@ -101,7 +101,19 @@ def test_selected_pairs_of_a_rollout_have_the_better_response_first(tiny, tmp_pa
     assert values(folder, "loss")[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
+def test_reinforcement_may_learn_from_the_prompts_that_tell_most(tiny, tmp_path):
+    config = tiny.rloo(selection=dict(name="informative", share=0.5), batch__prompts=16)
+    folder = run(config, tmp_path)
+    rewards = values(folder, "reward")
+    assert sum(rewards[3:]) > 1.2 * sum(rewards[:3])
+    assert values(folder, "ratio/mean") == [1.0] * 6
+
+
 REFUSED = {
+    "a selection that leaves another number of responses": (
+        dict(rollout__responses=2, sampling__max_new_tokens=4, selection__name="best"),
+        r"config.selection.name = 'best' does not leave what dpo learns from",
+    ),
     "a setting that the loss does not use": (
         dict(objective__loss="ipo", objective__label_smoothing=0.1),
         r"config.objective.label_smoothing = 0.1 has no effect with the loss ipo",

@@ -11,7 +11,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ROWS)
 def test_every_template_of_every_task_demonstrates_what_it_grades_correct(name):
     task = TASKS[name]
     for template in task.TEMPLATES:
@@ -20,6 +20,12 @@ def test_every_template_of_every_task_demonstrates_what_it_grades_correct(name):
         assert task.grade(posed, response).correct
         assert task.SCORERS["strict"](posed, response) == task.grade(posed, response).score == 1.0
         assert task.group(posed)
+
+
+def test_a_task_without_demonstrations_says_so():
+    assert TASKS.keys() - ROWS.keys() == {"ifeval"}
+    with pytest.raises(ValueError, match="nothing to fine-tune on"):
+        TASKS["ifeval"].demonstration({"prompt": "?"}, template="chat")
 
 
 def test_tasks_import_neither_jax_nor_numpy():

@@ -1,0 +1,116 @@
+"""Reward models as rewards of what a policy writes."""
+
+import bisect
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from rlft_jax.data.formatting import Answered, Formatter
+from rlft_jax.models.qwen2 import Compute
+from rlft_jax.progress import say
+from rlft_jax.rewards import LearnedReward, Reward, RewardError
+from rlft_jax.runs.scoring import Scorer, plan_scorer
+from rlft_jax.tasks.problem import Message, Problem
+from rlft_jax.texts import Text
+from rlft_jax.training.processes import together
+from rlft_jax.training.step import Params
+
+
+def plan_scorers(
+    learned: Mapping[str, LearnedReward], mesh: Mesh, problems: Sequence[Problem]
+) -> dict[str, Scorer]:
+    """Reads what the reward models of a run are, with their parameters cut up over its mesh.
+
+    Raises:
+        ValueError: If one of them is no reward model, does not fit the mesh, or cannot read the
+            prompts of the problems.
+    """
+    scorers = {}
+    for name, (model, dtype, rows) in learned.items():
+        try:
+            scorer = plan_scorer(model, mesh=mesh, compute=Compute(dtype=dtype), rows=rows)
+            _check_prompts(scorer.formatter, problems)
+        except ValueError as error:
+            raise ValueError(f"config.reward.models.{name}: {error}") from error
+        scorers[name] = scorer
+    return scorers
+
+
+def reward_of(name: str, scorer: Scorer, params: Params) -> Reward:
+    """The scores of a reward model, as a reward."""
+    scores = scorer.scores(params)
+
+    def reward(problems: Sequence[Problem], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        answered = [(problem.prompt, text) for problem, text in zip(problems, responses)]
+        texts = together(lambda: _texts(name, scorer.formatter, answered), RewardError)
+        return scores(texts)
+
+    return reward
+
+
+def described(name: str, scorer: Scorer) -> str:
+    """What a reward model reads, in a sentence."""
+    formatter = scorer.formatter
+    cut = {"cut": "the start of their prompt", "drop": "the end of their response"}
+    return (
+        f"Reward {name}: {scorer.origin.model}, which reads prompt and response as"
+        f" {formatter.preset}, at most {formatter.tokens} tokens; longer ones lose"
+        f" {cut[formatter.too_long]}."
+    )
+
+
+def fitted(formatter: Formatter, answered: Sequence[Answered]) -> tuple[list[Text], int]:
+    """Texts of prompts with plain responses, and how many responses lost their end to fit.
+
+    A policy may write anything, such as a line of dashes that is a token of its own and hundreds
+    of the reward model's. No reward at all would end the run.
+    """
+    made = [one.text for one in formatter.formatted(answered)]
+    texts = [
+        _without_end(formatter, *one) if text is None else text
+        for text, one in zip(made, answered, strict=True)
+    ]
+    return texts, made.count(None)
+
+
+def _without_end(
+    formatter: Formatter, prompt: str | Sequence[Message], response: str | Sequence[Message]
+) -> Text:
+    """A text with as much of the beginning of a plain response as fits."""
+    upto = lambda end: formatter.formatted([(prompt, response[:end])])[0].text
+    ends = range(len(response) + 1)
+    text = upto(bisect.bisect_left(ends, True, key=lambda end: upto(end) is None) - 1)
+    assert text is not None, "no room for any response"
+    return text
+
+
+def _texts(name: str, formatter: Formatter, answered: Sequence[Answered]) -> list[Text]:
+    try:
+        texts, cut = fitted(formatter, answered)
+    except ValueError as error:
+        raise RewardError(f"The reward model {name!r} cannot read a response: {error}") from error
+    if cut:
+        say(
+            f"{cut} of {len(texts)} responses are too long for the {formatter.tokens} tokens of the"
+            f" reward model {name!r}, which reads them without their end."
+        )
+    return texts
+
+
+def _check_prompts(formatter: Formatter, problems: Sequence[Problem]) -> None:
+    """Refuses problems that leave no room for a response."""
+    made = formatter.formatted([(problem.prompt, "") for problem in problems])
+    over = [one.length for one in made if one.text is None]
+    if over:
+        why = (
+            "even with all of it cut that may be"
+            if formatter.too_long == "cut"
+            else "and it was trained to drop longer texts, not to cut them"
+        )
+        raise ValueError(
+            f"{len(over)} of {len(made)} prompts, of up to {max(over)} tokens, do not fit into the"
+            f" {formatter.tokens} tokens that it reads, {why}. Leave them out, or use a reward"
+            " model that reads more."
+        )
