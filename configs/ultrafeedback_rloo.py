@@ -9,8 +9,8 @@ configs/ultrafeedback_regression.py. Prompts of your own: --config.data.path=FIL
 --config.data.split=train with `prompt` or `messages`.
 
 From the authors' code come 4 responses a prompt, the weight 0.03 of the KL in the reward, batch 32,
-learning rate 5e-6, one epoch and temperature 0.7. They sampled at most 53 tokens, a default of their
-library that they did not set; here a response may have 512.
+learning rate 5e-6, one epoch and temperature 0.7. They sampled at most 53 tokens, a default of
+their library that they did not set; here a response may have 512.
 
 Written for one accelerator of 40 GiB or more; not measured yet.
 """

@@ -76,6 +76,15 @@ def test_the_majority_votes_by_the_canonical_answer():
     assert voted == 1.0
 
 
+def test_a_reward_model_chooses_one_of_n():
+    longest = lambda problems, responses: [len(response) for response in responses]
+    result = evaluated([[RIGHT, SILENT], [WRONG, SILENT]], reward=longest, chunk=1)
+    assert result["best_of_n"]["reward_model"]["2"]["value"] == 0.5
+    assert result["best_of_n"]["likelihood"]["2"]["value"] == 0.0
+    assert result["completions"][0]["reward"] == len(RIGHT)
+    assert "reward_model" not in evaluated(TEXTS)["best_of_n"]
+
+
 def test_accuracy_is_given_by_kind_of_problem():
     texts = [[RIGHT, RIGHT], [WRONG, WRONG], [SILENT, "<answer> 1+2+3+4 </answer>"]]
     groups = evaluated(texts, [*ROWS, FOUR])["groups"]

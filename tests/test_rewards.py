@@ -173,3 +173,28 @@ def test_rewards_need_no_jax():
 
     code = f"import sys, {rewards.__name__}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reward_models_have_a_place_in_the_sum_before_they_are_loaded():
+    planned = combined(None, models={"a": "runs/a", "b": "runs/b"}, functions={"a": 2.0, "b": 0.0})
+    assert {name: part.model for name, part in planned.learned.items()} == {
+        "a": "runs/a",
+        "b": "runs/b",
+    }
+    fail = lambda problems, responses: [-1.0] * 3
+    total, parts = planned.with_rewards({"a": lengths, "b": fail})(PROBLEMS, RESPONSES)
+    np.testing.assert_array_equal(total, [44, 44, 14])
+    np.testing.assert_array_equal(parts["b"], [-1, -1, -1])
+    assert combined(None, models={"a": "runs/a"}).parts["a"][1] == 1.0
+
+
+def test_a_reward_that_says_itself_what_is_wrong_is_asked_once():
+    asked = []
+
+    def reward(problems, responses):
+        asked.append(len(responses))
+        raise RewardError("not today")
+
+    with pytest.raises(RewardError, match=r"^not today$"):
+        checked("mine", reward, PROBLEMS, RESPONSES)
+    assert asked == [3]

@@ -27,6 +27,7 @@ AT_LEAST = {
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.weight_decay"), 0),
     **dict.fromkeys(("lora.dropout", "optimizer.final_share"), 0),
     **dict.fromkeys(("rollout.responses", "stop.window"), 2),
+    **dict.fromkeys(("mesh.data", "mesh.tensor", "data.limit"), 1),
 }
 ABOVE = dict.fromkeys(
     (

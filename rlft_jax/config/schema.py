@@ -274,7 +274,10 @@ PRESETS = {
     }
 }
 # Settings that do not change what a step computes, so that a run may go on with others.
-MAY_DIFFER = ("every.*", "keep.*", "log.*", "stop.*", "sampling.batch_rows")
+MAY_DIFFER = (
+    *("every.*", "log.*", "stop.*", "sampling.batch_rows"),
+    *("keep.last", "keep.every", "keep.best"),
+)
 
 
 def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:

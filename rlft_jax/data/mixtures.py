@@ -107,8 +107,9 @@ class Datasets:
                 f"data.path = {self.path!r} and data.mixture has {len(self.mixture)} parts. Set one"
                 " of the two."
             )
-        known = {field.name for field in dataclasses.fields(Source)}
-        common = {name: value for name, value in vars(self).items() if name in known}
+        settings = {field.name for field in dataclasses.fields(Source)}
+        common = {name: value for name, value in vars(self).items() if name in settings}
+        known = {*common, "weight"}
         parts, wrong = [], []
         for number, part in enumerate(self.mixture or [{"path": self.path}]):
             unknown = sorted(part.keys() - known)

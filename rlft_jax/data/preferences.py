@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 from rlft_jax.data import chat
 from rlft_jax.data.encoding import (
@@ -17,10 +16,9 @@ from rlft_jax.data.mixtures import Source
 from rlft_jax.data.pairs import pair_of
 from rlft_jax.data.prompt_split import PromptDatasets
 from rlft_jax.data.report import Report
+from rlft_jax.data.row_forms import Turns
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Row
-
-Turns = Literal["all", "first"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,12 @@ class Preferences(PromptDatasets):
         """
         train, heldout, shared = self.divided_by_prompt(seed)
 
-        def encode(_: Source, rows: Sequence[Row]) -> tuple[list[Group], Report]:
+        def encode(source: Source, rows: Sequence[Row]) -> tuple[list[Group], Report]:
             return encode_pairs(
                 rows,
                 tokenizer,
                 tokens=tokens,
-                turns=self.turns,
+                turns=source.turns,
                 too_long=self.too_long,
                 progress=progress,
             )

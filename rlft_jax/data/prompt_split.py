@@ -131,11 +131,6 @@ class PromptDatasets(Datasets):
             seed: Chooses the prompts that are held out.
             prompt_of: Finds the prompt of a row.
         """
-        if any(source.task or source.template for source in self.sources()):
-            raise ValueError(
-                "These rows bring their own prompts and responses: a task or template in"
-                " data.mixture would have no effect. Remove it."
-            )
         train, heldout = self.divided(seed, functools.partial(split_parts, prompt_of=prompt_of))
         if not self.heldout_path:
             return train, heldout, 0

@@ -73,10 +73,12 @@ def _as_chat(row: Row) -> Row:
 
 def _chat(row: Row) -> list[Message]:
     """All turns of a row; none of one that is text."""
-    if isinstance(row.get("messages"), list) and row.get("prompt") is None:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(row.get("messages"), list) and prompt is None:
         return row["messages"]
-    parts = (row.get("prompt"), row.get("completion"))
-    return [*parts[0], *parts[1]] if all(isinstance(part, list) for part in parts) else []
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return [*prompt, *completion]
+    return []
 
 
 def _first_answer(chat: Sequence[Message]) -> int:

@@ -88,13 +88,19 @@ class Stages:
     """Runs each stage once, however often the whole is started, and keeps the time it took.
 
     Raises:
-        ValueError: If the folder's stages are those of another seed.
+        ValueError: If the folder holds something else, or the stages of another seed.
     """
 
     def __init__(self, folder: Path, seed: int):
         self._file = folder / "stages.json"
         self.seconds: dict[str, float] = {}
         self._seed, self._done = seed, []
+        theirs = [name for name in ("data", "base", "export") if (folder / name).exists()]
+        if theirs and not self._file.exists():
+            raise ValueError(
+                f"{folder} is no quickstart of ours, and holds {' and '.join(theirs)}. Choose"
+                " another --workdir."
+            )
         if self._file.exists():
             kept = json.loads(self._file.read_text())
             self.seconds, self._done = kept["seconds"], kept["done"]
@@ -103,6 +109,7 @@ class Stages:
                     f"{folder} holds a quickstart of --seed={kept['seed']}, not {seed}."
                     " Choose another --workdir."
                 )
+        self._write()
 
     def run(self, name: str, act: Callable[[], object]) -> None:
         """Does a stage that is not done. The time of one that was stopped counts, if it could."""
@@ -115,9 +122,12 @@ class Stages:
         finally:
             before = self.seconds.get(name, 0.0)
             self.seconds[name] = round(before + time.monotonic() - start, 2)
-            with written_whole(self._file) as file:
-                kept = {"seed": self._seed, "seconds": self.seconds, "done": self._done}
-                json.dump(kept, file)
+            self._write()
+
+    def _write(self) -> None:
+        with written_whole(self._file) as file:
+            kept = {"seed": self._seed, "seconds": self.seconds, "done": self._done}
+            json.dump(kept, file)
 
 
 def make_data(folder: Path, seed: int) -> None:

@@ -46,6 +46,7 @@ def run(config: Config, workdir: str | Path) -> None:
         SystemExit: With `EXIT_PREEMPTED` after a request to stop, all being saved.
     """
     directory = RunDirectory(Path(workdir).expanduser().absolute())
+    check_folder(directory)
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         if is_first_process():
@@ -58,6 +59,21 @@ def run(config: Config, workdir: str | Path) -> None:
             origin = plan.origin
             loading.keep_small_files(origin.folder, origin.tokenizer, plan.formatter, directory)
         train(plan, directory, preemption)
+
+
+def check_folder(directory: RunDirectory) -> None:
+    """Refuses a folder in which a run would write over what is not its own.
+
+    Raises:
+        ValueError: If so.
+    """
+    config = json.loads(directory.config.read_text()) if directory.config.is_file() else {}
+    theirs = [file for file in (directory.config, directory.model) if file.exists()]
+    if theirs and "objective" not in config:
+        raise ValueError(
+            f"--workdir={directory.path} is no run of ours, and holds"
+            f" {' and '.join(file.name for file in theirs)}. Choose a new folder."
+        )
 
 
 def may_differ(directory: RunDirectory, config: Config) -> Collection[str]:
@@ -96,8 +112,10 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
     plan, digests = weights.load_rewards(plan)
     facts = {"frozen": digest(frozen), "reference": digest(reference), **digests}
     if plan.config["cache_reference"]:
-        score = reference_score(plan, reference)
-        plan = reference_cache.with_scores(plan, score, facts["reference"])
+        score, known = reference_score(plan, reference), facts["reference"]
+        assert score is not None  # a config without a reference has nothing to keep
+        assert known is not None
+        plan = reference_cache.with_scores(plan, score, known)
         reference = None
     source = make_source(plan, frozen, reference)
     state = restored(plan, checkpoints, begun, source, facts) or weights.load_state(plan)

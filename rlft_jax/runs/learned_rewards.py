@@ -1,7 +1,8 @@
 """Reward models as rewards of what a policy writes."""
 
 import bisect
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,34 +19,65 @@ from rlft_jax.training.processes import together
 from rlft_jax.training.step import Params
 
 
-def plan_scorers(
-    learned: Mapping[str, LearnedReward], mesh: Mesh, problems: Sequence[Problem]
-) -> dict[str, Scorer]:
+def plan_scorers(learned: Mapping[str, LearnedReward], mesh: Mesh) -> dict[str, Scorer]:
     """Reads what the reward models of a run are, with their parameters cut up over its mesh.
 
     Raises:
-        ValueError: If one of them is no reward model, does not fit the mesh, or cannot read the
-            prompts of the problems.
+        ValueError: If one of them is no reward model, or does not fit the mesh.
     """
     scorers = {}
     for name, (model, dtype, rows) in learned.items():
-        try:
-            scorer = plan_scorer(model, mesh=mesh, compute=Compute(dtype=dtype), rows=rows)
-            _check_prompts(scorer.formatter, problems)
-        except ValueError as error:
-            raise ValueError(f"config.reward.models.{name}: {error}") from error
-        scorers[name] = scorer
+        with _naming(name):
+            scorers[name] = plan_scorer(model, mesh=mesh, compute=Compute(dtype=dtype), rows=rows)
     return scorers
 
 
+def check_prompts(scorers: Mapping[str, Scorer], problems: Sequence[Problem]) -> None:
+    """Refuses problems that a reward model cannot read, or that leave no room for a response.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    for name, scorer in scorers.items():
+        with _naming(name):
+            _check_room(scorer.formatter, problems)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Tells which reward model is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"config.reward.models.{name}: {error}") from error
+
+
 def reward_of(name: str, scorer: Scorer, params: Params) -> Reward:
-    """The scores of a reward model, as a reward."""
-    scores = scorer.scores(params)
+    """The scores of a reward model, as a reward.
+
+    Says when responses are too long for it, but not again before there are more of them.
+    """
+    scores, formatter, most = scorer.scores(params), scorer.formatter, 0
+
+    def readable(problems: Sequence[Problem], responses: Sequence[str]) -> list[Text]:
+        nonlocal most
+        answered = [(problem.prompt, text) for problem, text in zip(problems, responses)]
+        try:
+            texts, cut = fitted(formatter, answered)
+        except ValueError as error:
+            raise RewardError(
+                f"The reward model {name!r} cannot read a response: {error}"
+            ) from error
+        if cut > most:
+            most = cut
+            say(
+                f"{cut} of {len(texts)} responses are too long for the {formatter.tokens} tokens of"
+                f" the reward model {name!r}, which reads them without their end."
+            )
+        return texts
 
     def reward(problems: Sequence[Problem], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
-        answered = [(problem.prompt, text) for problem, text in zip(problems, responses)]
-        texts = together(lambda: _texts(name, scorer.formatter, answered), RewardError)
-        return scores(texts)
+        return scores(together(lambda: readable(problems, responses), RewardError))
 
     return reward
 
@@ -86,21 +118,7 @@ def _without_end(
     return text
 
 
-def _texts(name: str, formatter: Formatter, answered: Sequence[Answered]) -> list[Text]:
-    try:
-        texts, cut = fitted(formatter, answered)
-    except ValueError as error:
-        raise RewardError(f"The reward model {name!r} cannot read a response: {error}") from error
-    if cut:
-        say(
-            f"{cut} of {len(texts)} responses are too long for the {formatter.tokens} tokens of the"
-            f" reward model {name!r}, which reads them without their end."
-        )
-    return texts
-
-
-def _check_prompts(formatter: Formatter, problems: Sequence[Problem]) -> None:
-    """Refuses problems that leave no room for a response."""
+def _check_room(formatter: Formatter, problems: Sequence[Problem]) -> None:
     made = formatter.formatted([(problem.prompt, "") for problem in problems])
     over = [one.length for one in made if one.text is None]
     if over:

@@ -123,11 +123,10 @@ def make_plan(config: Config) -> Plan:
             f" not divide over {jax.process_count()} processes."
         )
     reward = rewards_of(config) if is_rl(config) else None
+    scorers = learned_rewards.plan_scorers(reward.learned, mesh) if reward is not None else {}
     origin, structure, base, data = parts_of(config)
-    scorers = {}
-    if reward is not None:
-        posed = [*itertools.chain(*data.parts), *data.heldout]
-        scorers = learned_rewards.plan_scorers(reward.learned, mesh, posed)
+    if scorers:
+        learned_rewards.check_prompts(scorers, [*itertools.chain(*data.parts), *data.heldout])
     steps = count_steps(config, data.size)
     name = config["optimizer"]["name"]
     optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)

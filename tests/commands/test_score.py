@@ -71,7 +71,7 @@ def test_what_cannot_be_scored_is_refused_before_weights_are_loaded(run, monkeyp
     monkeypatch.setattr(Scorer, "load", lambda self: pytest.fail("loaded"))
     with pytest.raises(ValueError, match='line 2 has no "completion"'):
         run([ROWS[0], {"prompt": "x"}])
-    with pytest.raises(ValueError, match=r"line 2: 71 tokens do not fit into the 48 .* even with"):
+    with pytest.raises(ValueError, match=r"line 2: 54 tokens do not fit into the 48 .* even with"):
         run([ROWS[0], {"prompt": "", "completion": "abc " * 17}])
     with pytest.raises(ValueError, match=r"line 1: .*messages"):
         run([{"messages": [], "completion": "x"}])

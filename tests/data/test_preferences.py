@@ -141,6 +141,16 @@ def test_prompts_shared_with_another_file_are_refused_or_left_out(letters, write
         Preferences(path=train, heldout_path=train, shared_prompts="drop").read(letters, 999, 0)
 
 
+def test_parts_of_a_mixture_may_differ_in_their_turns(letters, write):
+    turn = lambda role, text: {"role": role, "content": text}
+    start = [turn("user", "2+2?"), turn("assistant", "4"), turn("user", "Sure?")]
+    path = write([{"messages": start, "chosen": "Yes", "rejected": "No"}, chat("1+1?", "2", "3")])
+    mixture = [{"path": path}, {"path": path, "turns": "first"}]
+    data = Preferences(mixture=mixture).read(letters, 999, 0)
+    assert [len(part) for part in data.parts] == [2, 1]
+    assert data.report.later_turns == 1
+
+
 def test_bad_rows_are_named_with_their_file(letters, write):
     path = write([*ROWS, {"question": "?"}])
     for holdout in (0, 1):
@@ -157,7 +167,7 @@ def test_when_nothing_is_left_all_reasons_are_given(letters, write):
 
 
 def test_tasks_have_no_say(letters, write):
-    with pytest.raises(ValueError, match="would have no effect"):
+    with pytest.raises(ValueError, match=r"unknown are \['task'\]"):
         Preferences(mixture=[{"path": write(ROWS), "task": "countdown"}]).read(letters, 99, 0)
 
 

@@ -202,7 +202,7 @@ class TestLayouts:
 
     def check(self, batch: Batch) -> None:
         gradient, metrics = tiny.gradient(POLICY, EVERY, batch)
-        assert tiny.distance(gradient, self.whole[0]) < 1e-6
+        assert tiny.distance(gradient, self.whole[0]) < 2e-6  # ten losses are summed
         assert metrics.keys() == self.whole[1].keys()
         for name, mean in self.whole[1].items():
             if name != "num_tokens":
@@ -230,7 +230,7 @@ class TestLayouts:
         made.is_response[-1, 0, 2:5] = True
         batch = tiny.batch_of(made, micro_batches=2)
         gradient, metrics = tiny.gradient(POLICY, EVERY, batch)
-        assert tiny.distance(gradient, self.whole[0]) < 1e-6
+        assert tiny.distance(gradient, self.whole[0]) < 2e-6  # ten losses are summed
         assert metrics["loss"].weight == 8
         assert metrics["frac_real_pairs"].value == 0.8
 

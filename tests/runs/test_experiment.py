@@ -151,14 +151,16 @@ def test_another_base_under_the_same_name_is_refused(tiny, tmp_path):
         exporting.export(str(tmp_path / "run"), tmp_path / "out")
 
 
-def test_accuracy_is_measured_while_a_policy_reinforces_itself(tiny, tmp_path):
+def test_accuracy_and_reward_are_measured_while_a_policy_reinforces_itself(tiny, tmp_path):
     held_out = dict(data__holdout=8, every__evaluate=2, evaluation__max_new_tokens=12)
     folder = run(tiny.rloo(steps=2, **held_out), tmp_path)
     (line,) = (x for x in lines(folder / "metrics.jsonl") if "eval_accuracy" in x)
     assert line.keys() == {
         "step",
-        *("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated"),
+        *("eval_accuracy", "eval_formatted", "eval_score", "eval_truncated", "eval_mean_length"),
+        *("eval_reward", f"eval_rewards/{tiny.reward}"),
     }
+    assert line["eval_reward"] == line[f"eval_rewards/{tiny.reward}"] > 0
     assert 0 <= line["eval_truncated"] <= 1
 
 
@@ -328,7 +330,8 @@ def test_what_cannot_be_used_is_found_before_anything_is_written(tiny, tmp_path,
 def test_a_metric_that_no_evaluation_gives_cannot_choose_the_best(tiny):
     with pytest.raises(ValueError, match="'eval_loss' is not measured") as error:
         resolved(tiny.rloo(**EVALUATED))
-    assert "choose one of eval_accuracy, eval_formatted" in str(error.value)
+    assert "choose one of eval_reward" in str(error.value)
+    assert "eval_accuracy, eval_formatted" in str(error.value)
     assert resolved(tiny.rloo(**EVALUATED, keep__metric="eval_accuracy"))
 
 

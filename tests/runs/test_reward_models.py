@@ -1,8 +1,11 @@
 """Facts about runs that train a reward model, and about policies that learn from one."""
 
 import json
+import random
 import shutil
+import string
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,34 +13,33 @@ import pytest
 
 from rlft_jax.config.schema import resolved
 from rlft_jax.data.formatting import Formatter
+from rlft_jax.main import main
 from rlft_jax.runs import exporting, learned_rewards, loading, reward_models
 from rlft_jax.runs.plan import make_plan
 from rlft_jax.runs.scoring import plan_scorer
 from tests import tiny_run
 from tests.data.encoder_tokenizers import wordpiece
 from tests.runs.test_resume import run_until
+from tests.test_processes import TWO, assert_close_runs, command, finish
 from tests.tiny_rewards import write_encoder
 from tests.tiny_run import assert_same_end, changed, run, values
 
-# Digits are better than letters, which a policy finds out by itself: each is a token.
-ANSWERS = ("{} 1 2 3 {}", "no {} way {}")
+
+def row(rng: random.Random, number: int) -> dict[str, Any]:
+    """A pair whose better response is the worse one with digits in the places of letters."""
+    worse = rng.choices(string.ascii_letters + string.punctuation, k=12)
+    better = [str(rng.randrange(10)) if rng.random() < 0.6 else letter for letter in worse]
+    scores = {"score_chosen": 4.0, "score_rejected": 2.0}
+    responses = {"chosen": "".join(better), "rejected": "".join(worse)}
+    return {"prompt": f"{number} + {number} = ?", **responses, **scores}
 
 
 @pytest.fixture(scope="module")
 def folders(tiny, tmp_path_factory) -> dict[str, Path]:
     """Data, and what reward models are made of: an encoder without weights, and the policy."""
     folder = tmp_path_factory.mktemp("beginnings")
-    numbers = [(n, n * 7 % 10) for n in range(48)]
-    rows = [
-        {
-            "prompt": f"{a} + {b} = ?",
-            "chosen": ANSWERS[0].format(b, a),
-            "rejected": ANSWERS[1].format(chr(97 + b), chr(97 + a % 26)),
-            "score_chosen": 4.0,
-            "score_rejected": 2.0,
-        }
-        for a, b in numbers
-    ]
+    rng = random.Random(0)
+    rows = [row(rng, number) for number in range(48)]
     rows.append(rows[0] | {"prompt": "equal", "score_rejected": 4.0})
     return {
         "data": tiny_run.write_rows(folder / "pairs.jsonl", rows),
@@ -55,10 +57,10 @@ def config(folders):
             model=dict(path=str(folders[kind]), parameters=parameters),
             data=dict(path=str(folders["data"]), holdout=8),
             objective=dict(name="reward_model"),
-            optimizer=dict(name="adamw", learning_rate=2e-2, schedule="constant"),
-            batch=dict(prompts=8, tokens=64, micro_batches=2),
+            optimizer=dict(name="adamw", learning_rate=1e-2, schedule="constant"),
+            batch=dict(prompts=8, tokens=128, micro_batches=2),
             every=dict(save=2, evaluate=4),
-            keep=dict(best=1, metric="eval_accuracy"),
+            keep=dict(best=1, metric="eval_loss"),
         )
         return changed(sections, changes)
 
@@ -83,8 +85,8 @@ def test_a_reward_model_learns_which_text_is_better(runs, kind):
     folder = runs(kind)
     assert values(folder, "accuracy")[-1] == 1.0
     assert values(folder, "eval_accuracy")[-1] == 1.0
-    assert values(folder, "eval_loss")[-1] < 0.2 < values(folder, "loss")[0]
-    assert values(folder, "margin")[-1] > 1
+    assert values(folder, "eval_loss")[-1] < 0.5 < values(folder, "loss")[0]
+    assert values(folder, "margin")[-1] > 0.5
 
 
 def test_a_run_that_stops_ends_as_if_it_had_not(runs, config, tmp_path, monkeypatch):
@@ -111,7 +113,7 @@ def test_what_is_dropped_and_what_is_new_is_said(folders, config, tmp_path, caps
 
 
 def test_regression_learns_the_grades_and_stops_when_nothing_improves(config, tmp_path, capsys):
-    how = dict(objective__loss="regression", keep__metric="eval_loss", stop__patience=1)
+    how = dict(objective__loss="regression", stop__patience=1)
     folder = run(config("encoder", steps=400, every__evaluate=20, **how), tmp_path)
     assert values(folder, "eval_loss")[0] < 1.5 < values(folder, "loss")[0]
     assert min(values(folder, "eval_mean_absolute_error")) < 0.6
@@ -178,13 +180,14 @@ def rloo(tiny, runs):
 
 
 def test_a_policy_earns_more_of_a_learned_reward(rloo, tmp_path, capsys):
-    folder = run(rloo(data__holdout=4, every__evaluate=3, evaluation__max_new_tokens=12), tmp_path)
+    measured = dict(data__holdout=4, every__evaluate=4, evaluation__max_new_tokens=12)
+    folder = run(rloo(steps=8, **measured), tmp_path)
     rewards = values(folder, "reward")
     assert rewards == values(folder, "rewards/digits/mean")
-    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 1
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.5
     assert values(folder, "eval_reward")[1] > values(folder, "eval_reward")[0]
     said = capsys.readouterr().err
-    assert "which reads prompt and response as chat, at most 64 tokens" in said
+    assert "which reads prompt and response as chat, at most 128 tokens" in said
     assert "reward models " in said
 
 
@@ -193,7 +196,7 @@ def test_a_learned_reward_mixes_with_others_and_one_of_weight_0_is_only_logged(
 ):
     models = {"digits": str(runs("decoder")), "other": str(runs("encoder"))}
     functions = [("digits", 0.5), ("verifier", 0.25), ("other", 0.0), (tiny.reward, 2.0)]
-    config = rloo(steps=1, mesh=dict(data=2, fsdp=2, tensor=2))
+    config = rloo(steps=1)
     config.reward = dict(models=models, functions=functions, dtype="bfloat16", batch_rows=8)
     folder = run(config, tmp_path)
     (total,) = values(folder, "reward")
@@ -248,10 +251,12 @@ def test_what_is_no_reward_model_or_another_one_is_refused(config, rloo, runs, t
     going_on = lambda **more: config(
         "decoder", model=dict(path=trained), optimizer__learning_rate=1e-3, **more
     )
-    assert make_plan(resolved(going_on())).formatter.tokens == 64
-    refused(going_on(batch__tokens=128), "tokens was 64 in training, and is 128")
+    assert make_plan(resolved(going_on())).formatter.tokens == 128
+    refused(going_on(batch__tokens=64), "tokens was 128 in training, and is 64")
     refused(going_on(formatter__preset="plain"), "preset was 'chat' in training, and is 'plain'")
-    refused(config("encoder", batch__tokens=257), r"tokens = 257 is more than the 256 .*batch\.tokens")
+    refused(
+        config("encoder", batch__tokens=257), r"tokens = 257 is more than the 256 .*batch\.tokens"
+    )
 
 
 def test_another_tokenizer_beside_the_model_is_refused(runs, config, tmp_path):
@@ -290,3 +295,32 @@ SAID = {
 def test_rewards_that_make_no_sense_are_refused(tiny, section, message):
     with pytest.raises(ValueError, match=message):
         resolved(tiny.rloo(reward=section))
+
+
+def test_what_is_trained_on_can_be_looked_at(config, tmp_path, capsys):
+    words = command(config("encoder"), tmp_path, tmp_path / "run")
+    (file,) = [word for word in words if word.startswith("--config=")]
+    assert main(["inspect", file, "--examples=1"]) == 0
+    told = capsys.readouterr().out
+    assert "dropped, equal responses   1 (" in told
+    assert told.count("[SEP]") == 4
+    assert "12 steps; 8 rows held out." in told
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_use_a_reward_model_as_one_does(config, tiny, tmp_path):
+    said = []
+
+    def both(name: str, settings: Any) -> Path:
+        one, two = tmp_path / name, tmp_path / f"{name}_by_two"
+        finish(command(settings, tmp_path, one), tmp_path)
+        said.append(finish([*TWO, *command(settings, tmp_path, two)], tmp_path))
+        assert_close_runs(two, one)
+        return one
+
+    common = dict(steps=4, every__evaluate=2, log__tensorboard=False)
+    trained = both("reward", config("encoder", data__holdout=5, **common))
+    rewards = dict(models={"learnt": str(trained)}, functions={"learnt": 1.0, "verifier": 0.5})
+    how = dict(data__holdout=5, evaluation__max_new_tokens=6, optimizer__learning_rate=2e-3)
+    both("policy", tiny.rloo(reward=rewards, **how, **common))
+    assert all("on 2 device(s): data 1, fsdp 2" in output for output in said)

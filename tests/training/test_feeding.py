@@ -8,6 +8,7 @@ import pytest
 from rlft_jax.training.feeding import Feed, scorer
 from rlft_jax.training.sharding import make_mesh
 from tests import tiny
+from tests.models import reward_models
 
 RESPONSES = tiny.responses()
 
@@ -42,3 +43,14 @@ def test_scores_come_back_to_their_tokens(packed):
 def test_a_response_too_long_is_refused_before_anything_is_placed():
     with pytest.raises(ValueError, match=r"config\.batch\.tokens = 8"):
         Feed(make_mesh(), tokens=8)(RESPONSES)
+
+
+def test_texts_are_dealt_as_responses_are():
+    texts = reward_models.texts()._replace(margins=np.arange(3, dtype=np.float32))
+    batch = Feed(make_mesh(data=2, fsdp=2, tensor=2), tokens=32)(texts)
+    _, R, T = batch.types.shape
+    assert batch.types.addressable_shards[0].data.shape == (1, R // 4, T)
+    assert batch.is_real.sharding.is_fully_replicated
+    assert (batch.segments > 0).sum() == texts.lengths.sum()
+    assert sorted(batch.margins.ravel().tolist()) == [0, 1, 2]
+    assert batch.targets is None

@@ -1,9 +1,11 @@
-"""Facts about joining other processes."""
+"""Facts about joining other processes, and failing with them."""
 
 import jax
+import numpy as np
 import pytest
 
-from rlft_jax.training.processes import initialize_from_environment
+from rlft_jax.training import processes
+from rlft_jax.training.processes import initialize_from_environment, together
 
 
 def test_a_process_without_the_variables_is_on_its_own():
@@ -35,3 +37,22 @@ def test_the_variables_say_where_the_others_are(monkeypatch):
 def test_variables_that_make_no_sense_are_refused(environment, problem):
     with pytest.raises(ValueError, match=problem):
         initialize_from_environment(environment)
+
+
+def test_one_process_fails_alone():
+    assert together(lambda: 3, ValueError) == 3
+    with pytest.raises(ValueError, match="oops"):
+        together(lambda: int("oops"), ValueError)
+
+
+def test_an_error_elsewhere_is_raised_here(monkeypatch):
+    failed = iter([[False, True], [True, False], [False, False]])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        processes.multihost_utils, "process_allgather", lambda _: np.array(next(failed))
+    )
+    with pytest.raises(ValueError, match="in another process"):
+        together(lambda: 3, ValueError)
+    with pytest.raises(ValueError, match="oops"):
+        together(lambda: int("oops"), ValueError)
+    assert together(lambda: 3, ValueError) == 3
