@@ -102,3 +102,11 @@ def test_a_finished_quickstart_only_shows_its_results_again(folder, capsys):
     assert main(["quickstart", f"--workdir={folder}"]) == 0
     assert "pass@1" in capsys.readouterr().out
     assert (folder / "rloo/metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no quickstart of ours, and holds data"):
+        quickstart.Stages(tmp_path, 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]

@@ -341,3 +341,14 @@ def test_a_checkpoint_of_another_shape_cannot_be_the_reference(tiny, tmp_path):
     tiny_run.save_random(other, wider)
     with pytest.raises(ValueError, match="Name a checkpoint of the same architecture"):
         run(tiny.rloo(objective__kl_weight=0.1, reference=str(other)), tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
+    folder = shutil.copytree(tiny.base, tmp_path / "base")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"is no run of ours, and holds config\.json"):
+        run(tiny.sft(), folder)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match="is no run of ours, and holds model"):
+        run(tiny.sft(), tmp_path)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
