@@ -125,6 +125,11 @@ def make_plan(config: Config) -> Plan:
     reward = rewards_of(config) if is_rl(config) else None
     scorers = learned_rewards.plan_scorers(reward.learned, mesh) if reward is not None else {}
     origin, structure, base, data = parts_of(config)
+    if config["every"]["evaluate"] and not data.heldout:
+        raise ValueError(
+            f"config.every.evaluate = {config['every']['evaluate']}, but nothing is held out: raise"
+            " config.data.holdout, or look at config.data.heldout_path."
+        )
     if scorers:
         learned_rewards.check_prompts(scorers, [*itertools.chain(*data.parts), *data.heldout])
     steps = count_steps(config, data.size)

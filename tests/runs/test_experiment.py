@@ -14,6 +14,7 @@ from rlft_jax.config.schema import resolved
 from rlft_jax.models import convert, peft
 from rlft_jax.rewards import RewardError
 from rlft_jax.runs import experiment, exporting, loading
+from rlft_jax.runs.plan import make_plan
 from rlft_jax.training.run_directory import RunDirectory
 from tests import tiny_run
 from tests.tiny_run import SHARED_ROLLOUT, lines, run, saved, values
@@ -352,3 +353,8 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
     with pytest.raises(ValueError, match="is no run of ours, and holds model"):
         run(tiny.sft(), tmp_path)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_an_evaluation_on_nothing_is_refused(tiny):
+    with pytest.raises(ValueError, match="nothing is held out"):
+        make_plan(resolved(tiny.sft(data__holdout=0.001, every__evaluate=2)))
