@@ -3,8 +3,10 @@ arXiv:2506.21560.
 
     rlft train --config=configs/ultrafeedback_dpo.py --workdir=runs/ultrafeedback_dpo \\
         --config.model.path=runs/smoltalk_sft
+    rlft evaluate --task=preferences --model=runs/ultrafeedback_dpo
 
-The model to start from is the reference too. Pairs of your own: --config.data.path=FILE.jsonl
+The model to start from is the reference too. What is evaluated is the implicit reward, on the pairs
+that the run held out. Pairs of your own: --config.data.path=FILE.jsonl
 --config.data.split=train with `chosen` and `rejected`. Other losses: --config.objective.loss=ipo,
 or --config.objective.preset=simpo. With adapters the authors trained 3 epochs:
 --config.epochs=3 --config.lora="{'rank': 8, 'alpha': 32.0, 'targets':

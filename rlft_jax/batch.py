@@ -75,6 +75,8 @@ class Batch(NamedTuple):
         positions: Place of each token in its response, from 0.
         is_response: True at the tokens that the policy has to answer for.
         is_real: False where a prompt or response is filled in to make shapes even.
+        starts: Where each response of a row begins, and its padding; T where there are no more.
+            Only where a kernel has to know.
     """
 
     tokens: Int[Array, "*M R T"]
@@ -82,6 +84,7 @@ class Batch(NamedTuple):
     positions: Int[Array, "*M R T"]
     is_response: Bool[Array, "*M R T"]
     is_real: Bool[Array, "*M P G"]
+    starts: Int[Array, "*M R S"] | None = None
     rewards: Float[Array, "*M P G"] | None = None
     advantages: Float[Array, "*M R T"] | None = None
     sampled_logprobs: Float[Array, "*M R T"] | None = None
@@ -124,6 +127,7 @@ class Packing(NamedTuple):
         micro_batch, row, start: Place of the first token.
         segment: Number of the response in its micro-batch, from 1.
         shape: M, R and T.
+        most: The most responses that a row may have; 0 if nobody has to know.
     """
 
     micro_batch: Int[np.ndarray, "B G"]
@@ -132,6 +136,7 @@ class Packing(NamedTuple):
     segment: Int[np.ndarray, "B G"]
     lengths: Int[np.ndarray, "B G"]
     shape: tuple[int, int, int]
+    most: int = 0
 
     @property
     def order(self) -> Int[np.ndarray, " B"]:
@@ -147,6 +152,30 @@ class Packing(NamedTuple):
     def positions(self) -> Int[np.ndarray, "M R T"]:
         """Place of each token of the rows in its response, from 0."""
         return self._lay_all(np.arange(self.lengths.max()))
+
+    @property
+    def fullest(self) -> int:
+        """Responses of the row that has the most."""
+        return int(np.bincount(self._rows[self.lengths > 0], minlength=1).max())
+
+    @property
+    def starts(self) -> Int[np.ndarray, "M R S"]:
+        """Where each response of a row begins, and its padding; T where there are no more.
+
+        Rows of one response begin at 0, and the padding after it goes with it.
+        """
+        M, R, T = self.shape
+        if self.most == 1:
+            return np.zeros((M, R, 1), np.int32)
+        starts = np.full((M * R, self.most + 1), T, np.int32)
+        is_real = self.lengths > 0
+        rows, begins = self._rows[is_real], self.start[is_real]
+        used = np.bincount(rows, weights=self.lengths[is_real], minlength=M * R)
+        order = np.lexsort((begins, rows))
+        rows, begins = rows[order], begins[order]
+        starts[rows, np.arange(len(rows)) - np.searchsorted(rows, rows)] = begins
+        starts[np.arange(M * R), np.bincount(rows, minlength=M * R)] = used
+        return starts.reshape(M, R, -1)
 
     def deal(self, values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "M P *rest"]:
         """Deals what prompts have out to their micro-batches, in the order of segments."""
@@ -171,12 +200,16 @@ class Packing(NamedTuple):
         padded = (*self.lengths.shape, self.lengths.max())
         return self.lay(np.broadcast_to(values.astype(np.int32), padded))
 
+    @property
+    def _rows(self) -> Int[np.ndarray, "B G"]:
+        """Rows, counted over all micro-batches."""
+        return self.micro_batch * self.shape[1] + self.row
+
     def _places(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Mask of the real tokens of a padded field, and their flat places in the rows."""
         t = np.arange(tokens)
         is_token = t < self.lengths[..., None]
-        _, R, T = self.shape
-        first = (self.micro_batch * R + self.row) * T + self.start
+        first = self._rows * self.shape[2] + self.start
         return is_token, (first[..., None] + t)[is_token]
 
 
@@ -266,6 +299,7 @@ def pack(responses: Responses, packing: Packing) -> Batch:
         "positions": packing.positions,
         "is_response": packing.lay(responses.is_response),
         "is_real": packing.deal(responses.lengths > 0),
+        "starts": packing.starts if packing.most else None,
         "rewards": None if responses.rewards is None else packing.deal(responses.rewards),
         **{name: None if x is None else packing.lay(x) for name, x in per_token.items()},
     }

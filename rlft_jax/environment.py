@@ -6,6 +6,8 @@ import stat
 import sys
 from collections.abc import Mapping, MutableMapping
 
+HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 
 def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets what the libraries read when they are imported, unless the user has set it.
@@ -19,6 +21,21 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
     environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
         environment["JAX_COMPILATION_CACHE_DIR"] = _private(cache_folder(environment) / "xla")
+
+
+def use_huge_pages(environment: Mapping[str, str] = os.environ) -> None:
+    """Begins this process again with memory in huge pages, if Linux gives them and nobody has.
+
+    A step on CPUs takes hundreds of megabytes and gives them back. In pages of 4 KiB that is a
+    hundred thousand page faults, and an eighth of the step's time. glibc decides it when a process
+    begins; a GLIBC_TUNABLES of the user's stays as it is.
+    """
+    if "GLIBC_TUNABLES" in environment or not HUGE_PAGES.is_file():
+        return
+    # Where they are always given there is nothing to ask for, and where never, nothing to get.
+    if "[madvise]" in HUGE_PAGES.read_text() and "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        tuned = {**environment, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], tuned)
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -16,6 +17,8 @@ def written_whole(path: str | os.PathLike[str], *, binary: bool = False) -> Iter
     Folders on the way to it are made.
     """
     path = pathlib.Path(path)
+    if path.is_dir():  # known now, and not when all is written
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename across file systems is a copy.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlft_jax.batch import Batch
+from rlft_jax.models import head
 from rlft_jax.models.qwen2 import Qwen2
 
 
@@ -40,7 +41,7 @@ def token_scores(
         temperature: Logits are divided by it, as when sampling.
         with_entropy: Whether to compute entropies.
     """
-    hidden_RTD = model.hidden(batch.tokens, batch.segments, batch.positions)
+    hidden_RTD = model.hidden(batch.tokens, batch.segments, batch.positions, batch.starts)
     next_RT = jnp.roll(batch.tokens, -1, axis=1)
     scores = head_scores(
         model, hidden_RTD, next_RT, temperature=temperature, with_entropy=with_entropy
@@ -68,28 +69,27 @@ def head_scores(
     with_entropy: bool = False,
 ) -> Scores:
     """Log-probability of a target at every position, and the entropy if asked for."""
-    R, T, _ = hidden.shape
-    chunks = min(-(-R * T // model.compute.head_chunk), T)
+    (R, T, D), head_VD = hidden.shape, model.head_matrix
+    chunks = min(-(-R * T // model.compute.tokens_at_once(len(head_VD))), T)
     width = -(-T // chunks)
     spare = chunks * width - T
 
-    @jax.checkpoint
-    def score(_, chunk: tuple[Array, Array]) -> tuple[None, Scores]:
+    def score(_, chunk: tuple[Array, Array]) -> tuple[None, head.HeadScores]:
         hidden_RcD, targets_Rc = chunk
-        logits_RcV = model.unembed(hidden_RcD) / temperature
-        total_Rc = jax.nn.logsumexp(logits_RcV, axis=-1)
-        chosen_Rc = jnp.take_along_axis(logits_RcV, targets_Rc[..., None], axis=-1)[..., 0]
-        entropy_Rc = jnp.zeros_like(total_Rc)
-        if with_entropy:
-            logp_RcV = jax.lax.stop_gradient(logits_RcV - total_Rc[..., None])
-            entropy_Rc = -(jnp.exp(logp_RcV) * logp_RcV).sum(-1)
-        is_top_Rc = chosen_Rc >= logits_RcV.max(-1)
-        return None, Scores(chosen_Rc - total_Rc, entropy_Rc, is_top_Rc)
+        found = head.scores(
+            hidden_RcD.reshape(-1, D),
+            head_VD,
+            targets_Rc.ravel(),
+            temperature,
+            with_entropy,
+            chunks == 1,  # then the memory for one chunk of logits is there all the way
+        )
+        return None, jax.tree.map(lambda x: x.reshape(targets_Rc.shape), found)
 
     def to_chunks(x: Array) -> Array:
         x = jnp.pad(x, [(0, 0), (0, spare)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(R, chunks, width, *x.shape[2:]).swapaxes(0, 1)
 
     from_chunks = lambda x: x.swapaxes(0, 1).reshape(R, T + spare)[:, :T]
-    _, scores = jax.lax.scan(score, None, (to_chunks(hidden), to_chunks(targets)))
-    return jax.tree.map(from_chunks, scores)
+    _, found = jax.lax.scan(score, None, (to_chunks(hidden), to_chunks(targets)))
+    return Scores(*jax.tree.map(from_chunks, found))

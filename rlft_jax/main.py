@@ -3,12 +3,12 @@
 Nothing heavy is imported here, so that help and refusals come at once.
 """
 
+import dis
 import importlib
 import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ from rlft_jax.config.settings import (
     parse,
     settings_of,
 )
-from rlft_jax.environment import prepare_environment
+from rlft_jax.environment import prepare_environment, use_huge_pages
 
 COMMANDS = {
     "quickstart": "The whole loop on this machine in minutes: SFT, RLOO, best-of-N, export.",
@@ -34,8 +34,12 @@ COMMANDS = {
     "score": "Scores the completions of a file with a reward model.",
     "export": "Turns a run into a Hugging Face folder, or into a PEFT adapter.",
     "inspect": "Shows what a config's data becomes: loss masks, lengths, what is dropped.",
+    "bench": "Measures speed and memory on this machine, beside what the machine could do.",
     "env": "Tells versions, devices and folders, for a bug report.",
 }
+
+# Commands that spend their time on arithmetic.
+COMPUTING = ("quickstart", "train", "evaluate", "generate", "logprobs", "score", "bench")
 
 PAGE = """\
 rlft trains language models after their pretraining, in JAX: Hugging Face folders in and out.
@@ -55,7 +59,7 @@ leaves at its default; what is not a setting is refused, with the nearest name:
 
 Read on:
   rlft help COMMAND    its flags and their defaults
-  rlft help config     every setting of a config file
+  rlft help config     every setting of a config file; of one section: rlft help config lora
   README.md            results, and the commands that gave them
   RLFT_TRACEBACK=1     in the environment: errors tell where they come from"""
 
@@ -64,7 +68,10 @@ _HELP = ("-h", "-help", "--help")
 
 def run() -> int:
     """Runs `rlft` with the arguments of this process; returns the exit code."""
-    return main(sys.argv[1:])
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMPUTING and not {*arguments} & {*_HELP}:
+        use_huge_pages()
+    return main(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,8 +101,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
             print(overview())
         case ["--version"]:
             print(importlib.import_module("rlft_jax").__version__)
-        case ["help", "config", *_]:
-            print(_config_help())
+        case ["help", "config", *sections]:
+            pages = [_config_help(section) for section in sections or [None]]
+            print("\n\n".join(pages))
         case ["help", name, *rest]:
             print(command_help(name, load(name, rest)))
         case [name, *rest] if any(word in _HELP for word in rest):
@@ -161,7 +169,9 @@ def flag_values(name: str, function: Callable, arguments: Sequence[str]) -> dict
     try:
         _, *words = parsed(["rlft", *arguments])
     except flags.UnrecognizedFlagError as error:
-        raise ValueError(_unknown_flag(name, error.flagname, list(settings))) from error
+        takes_overrides = _takes_overrides(function)
+        told = _unknown_flag(name, error.flagname, list(settings), takes_overrides)
+        raise ValueError(told) from error
     except flags.Error as error:
         raise ValueError(f"{error}. See `rlft help {name}`.") from error
     if words:
@@ -233,31 +243,46 @@ def _description(function: Callable) -> str:
     return re.split(r"^(?:Args|Returns|Raises):$", text, maxsplit=1, flags=re.MULTILINE)[0].strip()
 
 
-def _config_help() -> str:
-    return importlib.import_module("rlft_jax.config.schema").help_page()
+def _config_help(section: str | None) -> str:
+    return importlib.import_module("rlft_jax.config.schema").help_page(section)
 
 
 def _check_name(name: str) -> None:
     if name not in COMMANDS:
-        near = closest(name, COMMANDS)
+        near = closest(name, [*COMMANDS, "help", "help config"])
         raise ValueError(
             f"There is no command {name!r}; there are {', '.join(COMMANDS)}."
             + (f" Did you mean `rlft {near}`?" if near else "")
         )
 
 
-def _unknown_flag(name: str, flag: str, known: Sequence[str]) -> str:
-    near, all_flags = closest(flag, known), ", ".join(f"--{k}" for k in known)
+def _unknown_flag(name: str, flag: str, known: Sequence[str], takes_overrides: bool) -> str:
+    section, dot, setting = flag.partition(".")
+    near, all_flags = closest(section, known), ", ".join(f"--{k}" for k in known)
+    if dot and takes_overrides:  # --confg.seed and --lora.rank
+        near = f"config.{setting if near == 'config' else flag}"
+    elif near is None and takes_overrides:
+        all_flags += ", and --config.SECTION.SETTING"
     return f"--{flag} does not exist: `rlft {name}` has {all_flags or 'no flags'}." + (
         f" Did you mean --{near}?" if near else ""
     )
 
 
 def _is_for_the_user(error: ValueError | OSError) -> bool:
-    """Whether an error is a sentence of ours or the system's, not a bug inside a library."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    """Whether an error is a sentence of ours or the system's, not a bug.
+
+    What a library raises, or a function in C that leaves no frame of its own, is a bug of ours.
+    """
+    if isinstance(error, OSError):
+        return True
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    is_raised_there = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
     ours = os.path.dirname(os.path.abspath(__file__))
-    return isinstance(error, OSError) or frame.f_code.co_filename.startswith(ours)
+    return is_raised_there and code.co_filename.startswith(ours)
 
 
 def _sentence(error: Exception) -> str:

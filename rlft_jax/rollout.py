@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from rlft_jax.batch import Example, Responses
 from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.tasks.problem import Problem
 from rlft_jax.training.loop import Draw
+from rlft_jax.training.processes import gathered_everywhere
 from rlft_jax.training.step import Params
 
 # Responses of a rollout kept for people to read.
@@ -40,7 +39,8 @@ class Engine(NamedTuple):
         sample: Completions of prompts, `responses` each, by parameters, ids and the numbers
             that their randomness comes from.
         reward: Rewards of responses to problems, in all and by name.
-        old_score: Scores under the policy that sampled; None where nothing asks for it.
+        old_score: Scores under the policy that sampled; None where nothing asks for it, or where
+            what the sampler recorded is as good.
         reference_score: Scores under the reference policy; None where nothing asks for it.
         select: Which responses are learned from; all where None.
         advantages: From rewards, response masks, old and reference log-probabilities; None where
@@ -178,7 +178,7 @@ class Rollout:
             advantages = engine.advantages(
                 responses.rewards,
                 responses.is_response,
-                responses.old_logprobs,
+                responses.sampled_logprobs if engine.old_score is None else responses.old_logprobs,
                 responses.reference_logprobs,
                 gathered_everywhere,
             )
@@ -250,16 +250,6 @@ def repetition(tokens: Sequence[int], size: int = 4) -> float:
     """
     runs = list(zip(*(tokens[start:] for start in range(size))))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def gathered_everywhere(values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "all *rest"]:
-    """The values of all processes, one after the other along the first axis, bit for bit."""
-    if jax.process_count() == 1:
-        return values
-    # As bytes, because JAX would round float64 to float32.
-    sent = np.ascontiguousarray(values).view(np.uint8)
-    received = np.asarray(multihost_utils.process_allgather(sent))
-    return received.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
 def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Completion]]) -> Responses:

@@ -63,6 +63,7 @@ class TextBatch(NamedTuple):
             of `is_real`; 0 is padding, which no token attends to.
         positions: Place of each token in its text, from 0.
         is_real: False where a text is filled in to make shapes even.
+        starts: As of a `Batch`.
     """
 
     tokens: Int[Array, "*M R T"]
@@ -70,6 +71,7 @@ class TextBatch(NamedTuple):
     segments: Int[Array, "*M R T"]
     positions: Int[Array, "*M R T"]
     is_real: Bool[Array, "*M P G"]
+    starts: Int[Array, "*M R S"] | None = None
     targets: Float[Array, "*M P G"] | None = None
     margins: Float[Array, "*M P"] | None = None
 
@@ -101,6 +103,7 @@ def pack(texts: Texts, packing: Packing) -> TextBatch:
         "segments": packing.segments,
         "positions": packing.positions,
         "is_real": packing.deal(texts.lengths > 0),
+        "starts": packing.starts if packing.most else None,
         "targets": None if texts.targets is None else packing.deal(texts.targets),
         "margins": None if texts.margins is None else packing.deal(texts.margins),
     }

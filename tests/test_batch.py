@@ -47,6 +47,19 @@ class TestPlaces:
         prompts = np.bincount(packing.micro_batch[:, 0], minlength=micro_batches)
         assert (prompts == len(lengths) // micro_batches).all()
 
+    def test_starts_tell_where_segments_begin(self, lengths, micro_batches, packed):
+        packing = first_fit(lengths, tokens=16, micro_batches=micro_batches, packed=packed)
+        packing = packing._replace(most=packing.fullest)
+        M, R, T = packing.shape
+        starts = pack(of_lengths(lengths), packing).starts
+        assert starts.shape == (M, R, 1 if packing.most == 1 else packing.most + 1)
+        for row, segments in zip(starts.reshape(M * R, -1), packing.segments.reshape(M * R, T)):
+            begins = [0, *(np.flatnonzero(np.diff(segments)) + 1)]
+            if packing.most == 1:
+                assert row.tolist() == [0]  # and the padding after it belongs to it
+            else:
+                assert row.tolist() == [*begins, *[T] * (len(row) - len(begins))]
+
     def test_segments_count_responses_prompt_by_prompt(self, lengths, micro_batches, packed):
         packing = first_fit(lengths, tokens=16, micro_batches=micro_batches, packed=packed)
         B, G = lengths.shape

@@ -1,8 +1,10 @@
 """Facts about the command line from end to end: every command on what the last one left."""
 
 import json
+import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -98,17 +100,28 @@ def test_export_writes_what_transformers_reads(trained, tmp_path):
 
 
 def test_inspect_shows_what_a_config_trains_on(files, capsys):
-    assert main(["inspect", f"--config={files}/sft.py", "--examples=1"]) == 0
+    words = [f"--config={files}/sft.py", "--examples=2", "--config.data.holdout=4"]
+    assert main(["inspect", *words]) == 0
     shown = capsys.readouterr().out
-    assert "64" in shown
-    assert "2 steps; 0 rows held out." in shown
+    assert re.search(r"^rows +60$", shown, re.MULTILINE)
+    assert re.search(r"^kept +60 \(100\.0%\)$", shown, re.MULTILINE)
+    assert re.search(r"^stop token trained on +yes$", shown, re.MULTILINE)
+    assert re.findall(r"^Example (\d): \d+ tokens, \d+ trained on$", shown, re.MULTILINE) == [
+        "1",
+        "2",
+    ]
+    assert "⟦" in shown
+    assert "2 steps; 4 rows held out." in shown
     assert main(["inspect", f"--config={files}/rloo.py", "--examples=1"]) == 0
-    assert "2 steps; 0 rows held out." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Example 1: " in shown
+    assert "⟦" not in shown.partition("Example 1: ")[2]  # prompts alone
+    assert "2 steps; 0 rows held out." in shown
 
 
 def test_env_names_the_devices(capsys):
     assert main(["env"]) == 0
-    assert "8" in capsys.readouterr().out
+    assert f"devices           {jax.device_count()} x cpu\n" in capsys.readouterr().out
 
 
 def refused(capsys, *words: str) -> str:
@@ -123,7 +136,8 @@ def refused(capsys, *words: str) -> str:
     ("setting", "message"),
     [
         ("model.path=no/such/model", "no/such/model"),
-        ("data.path=no/such/rows.jsonl", "no/such/rows.jsonl' does not exist"),
+        ("data.path=no/such/rows.jsonl", "config.data.path = 'no/such/rows.jsonl' does not exist"),
+        ("model.path=pyproject.toml", "config.model.path = 'pyproject.toml' is a file"),
         ("optimizer.learning_rat=1", "Did you mean config.optimizer.learning_rate?"),
         ("batch.prompts=many", "config.batch.prompts cannot be set: 'many' is not a whole number"),
         ("batch.tokens=8", "Nothing is left"),
@@ -145,6 +159,25 @@ def test_a_wrong_setting_is_told_in_a_sentence_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_everything_that_is_wrong_is_told_at_once(files, tmp_path, capsys):
+    wrong = {
+        "model.path": "no/such/model",
+        "data.path": "no/such/rows.jsonl",
+        "lora.targets": "q_prj",
+        "sampling.batch_rows": "0",
+        "mesh.tensor": "16",
+        "optimizer.learning_rat": "1",
+    }
+    words = [f"--config={files}/rloo.py", f"--workdir={tmp_path}/run"]
+    words += [f"--config.{setting}={value}" for setting, value in wrong.items()]
+    told = refused(capsys, "train", *words)
+    assert told.startswith("rlft: This config cannot run:\n- ")
+    assert len(re.findall("^- ", told, re.MULTILINE)) == len(wrong)
+    for setting in wrong.keys() - {"mesh.tensor"}:
+        assert f"config.{setting} " in told
+    assert "data x fsdp x tensor = 1 x 1 x 16 needs 16 devices, but there are 8" in told
+
+
 def test_a_line_that_is_not_json_is_named(files, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"nums": [1, 2], "target": 3}\n{"nums": [1, 2], "target": \n')
@@ -157,7 +190,8 @@ def test_a_row_without_its_columns_is_named(files, tmp_path, capsys):
     rows = tiny_run.write_rows(tmp_path / "rows.jsonl", [{"nums": [1, 2]}])
     words = [f"--config={files}/sft.py", f"--workdir={tmp_path}/run", f"--config.data.path={rows}"]
     told = refused(capsys, "train", *words)
-    assert "row 0" in told
+    assert f"config.data.path = '{rows}': some rows cannot be used" in told
+    assert "- line 1: " in told
     assert "target" in told
     assert not (tmp_path / "run").exists()
 

@@ -26,3 +26,9 @@ def test_a_failure_leaves_the_old_file_and_no_leftovers(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(IsADirectoryError), written_whole(tmp_path):
+        pytest.fail("written")
+    assert list(tmp_path.iterdir()) == []

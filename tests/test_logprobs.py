@@ -75,8 +75,8 @@ def test_rows_of_any_length_are_scored_in_full_chunks(T):
             lambda x: head_scores(tiny.with_compute(POLICY, head_chunk=12).model, x, targets)
         )(hidden)
     )
-    assert f"f32[3,{min(T, 4)},64]" in program
-    assert T <= 4 or f"f32[3,{T},64]" not in program
+    assert f"f32[{3 * min(T, 4)},64]" in program
+    assert T <= 4 or f"f32[{3 * T},64]" not in program
 
 
 def plain_loss(params, hidden, targets):
@@ -137,5 +137,5 @@ def test_the_head_of_qwen_takes_little_memory(dtype):
         compiled = program.lower(params, hidden, targets).compile()
         return compiled.memory_analysis().temp_size_in_bytes / 2**30
 
-    assert gibibytes(ours) <= 2.4
-    assert gibibytes(usual) > 2 * 2.4
+    assert gibibytes(ours) <= 1.5
+    assert gibibytes(usual) > 6

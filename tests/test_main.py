@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
@@ -49,6 +50,9 @@ def train(
         raise RuntimeError("a bug")
     if config == "library":
         random.sample([], k=1)
+    if config == "c function":  # called by code of ours; it leaves no frame of its own
+        ours = str(Path(main.__file__).with_name("code.py"))
+        exec(compile("int(float('nan'))", ours, "exec"))
     return 75 if config == "preempted" else 0
 
 
@@ -109,10 +113,15 @@ def test_overrides_are_passed_on_in_order_and_as_text():
     ("words", "complaint"),
     [
         (["trian"], r"no command 'trian'; .* Did you mean `rlft train`\?"),
+        (["hlp"], r"no command 'hlp'; .* Did you mean `rlft help`\?"),
+        (["help", "config", "lorra"], r"lorra is no section .* mean `rlft help config lora`\?"),
         (["help", "trian"], r"no command 'trian'"),
         (["train"], r"`rlft train` needs --config and --workdir\. See `rlft help train`"),
         (["train", *NEEDED, "--exmples=3"], r"--exmples does not .* Did you mean --examples\?"),
-        (["train", *NEEDED, "--confg.seed=3"], r"--confg\.seed does not exist"),
+        (["train", *NEEDED, "--confg.seed=3"], r"--confg\.seed .* Did you mean --config\.seed\?"),
+        (["train", *NEEDED, "--lora.rank=3"], r"--lora.* Did you mean --config\.lora\.rank\?"),
+        (["train", *NEEDED, "--seed=3"], r"--seed does not .* --stop, and --config\.SECTION\.SET"),
+        (["config", "--help"], r"no command 'config'; .* Did you mean `rlft help config`\?"),
         (["train", *NEEDED, "--examples=few"], r"flag --examples=few: 'few' is not a whole number"),
         (["train", *NEEDED, "--examples=0.5"], r"'0\.5' is not a whole number"),
         (["train", *NEEDED, "--dtype=bf16"], r"'bf16' is not one of 'float32', 'bfloat16'"),
@@ -145,6 +154,8 @@ def test_bugs_keep_their_traceback():
         main.main(["train", "--workdir=out", "--config=bug"])
     with pytest.raises(ValueError, match="Sample larger than population"):
         main.main(["train", "--workdir=out", "--config=library"])
+    with pytest.raises(ValueError, match="cannot convert float NaN"):
+        main.main(["train", "--workdir=out", "--config=c function"])
 
 
 def test_exit_code_is_the_commands_own():
@@ -171,6 +182,15 @@ def test_help_of_a_command_shows_every_flag(words, capsys):
     assert "  --examples = 3                  How many to show." in lines
     assert "  --config (required)             The experiment." in lines
     assert not any("--overrides" in line for line in lines)
+
+
+def test_help_of_a_config_can_be_that_of_a_section(capsys):
+    assert main.main(["help", "config", "keep", "config.lora"]) == 0
+    page = capsys.readouterr().out
+    assert re.findall(r"^config.*", page, re.MULTILINE) == ["config.keep", "config.lora"]
+    assert "    rank = 8 " in page
+    assert main.main(["help", "config"]) == 0
+    assert page.splitlines()[1] in capsys.readouterr().out
 
 
 def test_help_comes_at_once_because_nothing_heavy_is_imported():
@@ -211,3 +231,23 @@ def test_choice_of_the_user_about_programs_stands():
     variables = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": os.devnull}
     environment.prepare_environment(variables)
     assert variables["JAX_COMPILATION_CACHE_DIR"] == ""
+
+
+def test_commands_that_compute_begin_again_once_with_huge_pages(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(os, "execve", lambda program, words, env: begun.append((words, env)))
+    enabled = tmp_path / "enabled"
+    monkeypatch.setattr(environment, "HUGE_PAGES", enabled)
+    environment.use_huge_pages({})  # this Linux tells nothing
+    for mode in ("[always] madvise never", "always madvise [never]"):
+        enabled.write_text(mode)
+        environment.use_huge_pages({})
+    assert begun == []
+    enabled.write_text("always [madvise] never\n")
+    environment.use_huge_pages({"PATH": "x"})
+    ((words, after),) = begun
+    assert words == [sys.executable, *sys.orig_argv[1:]]
+    assert after == {"PATH": "x", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environment.use_huge_pages(after)  # which does not begin again
+    environment.use_huge_pages({"GLIBC_TUNABLES": ""})  # the user's choice stands
+    assert len(begun) == 1

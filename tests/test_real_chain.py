@@ -46,7 +46,8 @@ RLOO = {
     "optimizer.learning_rate": 1e-3,
     "optimizer.warmup_steps": 0,
     "every.evaluate": 0,
-    "keep.best": 0,
+    "evaluation": "none",
+    "keep": "none",
 }
 
 pytestmark = pytest.mark.slow

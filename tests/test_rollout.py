@@ -4,12 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax import rollout
 from rlft_jax.batch import Responses
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.objectives import rloo
@@ -169,17 +167,6 @@ def test_a_minibatch_has_the_prompts_that_it_has_with_one_process():
         assert prompts[0] + prompts[1] == whole.tokens[:, 0, 0].tolist()
 
 
-def test_what_processes_give_each_other_is_not_rounded(monkeypatch):
-    # JAX rounds what is of 64 bits, as it does between real processes.
-    of_two = lambda x: np.asarray(jnp.stack([jnp.asarray(x), jnp.asarray(x)]))
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(rollout.multihost_utils, "process_allgather", of_two)
-    for values in (np.random.default_rng(0).random((3, 2)), np.eye(2, dtype=bool), np.arange(5)):
-        gathered = rollout.gathered_everywhere(values)
-        assert gathered.dtype == values.dtype
-        np.testing.assert_array_equal(gathered, np.concatenate([values, values]))
-
-
 def test_what_a_rollout_was_like_is_told_under_the_names_of_trl():
     metrics = rollout_metrics(
         np.array([[1.0, 0.0], [0.1, 0.1]], np.float32),
@@ -272,6 +259,16 @@ def test_scores_reach_the_advantages():
     tokens = made.is_response.sum(-1)
     expected = rloo.leave_one_out(made.rewards.astype(np.float64) - 0.5 * 2 * tokens)
     np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_sampler_recorded_serves_where_nothing_scores_it_again():
+    of_advantages = lambda *fields: rloo.advantages(*fields, kl_weight=0.5)
+    parts = engine(reference_score=scored(-3.0), advantages=of_advantages)
+    made = draws(Rollout(stream(), parts, responses=2), 1)[0]
+    kl = np.where(made.is_response, made.sampled_logprobs + 3.0, 0).sum(-1)
+    expected = rloo.leave_one_out(made.rewards.astype(np.float64) - 0.5 * kl)
+    np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-5, atol=1e-6)
+    assert made.old_logprobs is None
 
 
 @pytest.mark.parametrize(("shared", "is_kept"), [({}, False), ({"updates": 2}, True)])

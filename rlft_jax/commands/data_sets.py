@@ -1,8 +1,14 @@
 """The data sets that commands measure on."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from rlft_jax.data.bad_rows import map_rows
 from rlft_jax.data.readers import Rows, read_rows
+from rlft_jax.tasks.problem import Row
+
+Made = TypeVar("Made")
 
 
 def check_limit(limit: int | None) -> None:
@@ -18,6 +24,18 @@ def read_named(data: str, *, split: str, subset: str | None, limit: int | None) 
         ValueError: If they cannot be read, or the limit leaves none.
     """
     check_limit(limit)
-    rows = read_rows(data, split=split, subset=subset, limit=limit)
+    rows = read_rows(data, split=split, subset=subset, limit=limit, setting="--data")
     is_whole_file = Path(data).is_file() and "[" not in split
     return rows, data if is_whole_file else ", ".join(filter(None, [data, subset, split]))
+
+
+def made_of(rows: Sequence[Row], make: Callable[[Row], Made], *, data: str) -> list[Made]:
+    """Returns what `make` makes of every row.
+
+    Raises:
+        ValueError: If it cannot of some, naming the data and the first few of them.
+    """
+    try:
+        return map_rows(make, rows)
+    except ValueError as error:
+        raise ValueError(f"--data = {data!r}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 import rlft_jax
+from rlft_jax.models.attention import chosen
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "datasets", "transformers"),
@@ -43,6 +44,8 @@ def facts() -> Iterator[tuple[str, str]]:
     for device, count in Counter(map(_describe, jax.devices())).items():
         yield "devices", f"{count} x {device}"
     yield "backend", jax.default_backend()
+    for dtype in ("float32", "bfloat16"):
+        yield "attention", f"{dtype}: {' or '.join(_attentions(dtype))}"
     yield "compiled programs", os.environ.get("JAX_COMPILATION_CACHE_DIR") or "not kept"
     for variable in VARIABLES:
         if variable in os.environ:
@@ -54,6 +57,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _attentions(dtype: str) -> list[str]:
+    """The forms that "auto" stands for, over short rows and over long ones."""
+    lengths = (1, 1 << 20)
+    return list(dict.fromkeys(chosen("auto", dtype=dtype, tokens=tokens) for tokens in lengths))
 
 
 def _describe(device: Any) -> str:

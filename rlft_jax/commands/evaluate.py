@@ -1,25 +1,26 @@
 """`rlft evaluate`: how often a model solves the problems of a task."""
 
-import contextlib
-import json
-from collections.abc import Sequence
 from typing import Any
 
 from rlft_jax import evaluate as evaluation
 from rlft_jax import progress
 from rlft_jax.commands import BY_TASK
-from rlft_jax.commands.data_sets import check_limit, read_named
-from rlft_jax.commands.policies import Dtype, template_of
-from rlft_jax.commands.requests import line_of
-from rlft_jax.data.problems import encode_problem
+from rlft_jax.commands.data_sets import check_limit, made_of, read_named
+from rlft_jax.commands.outputs import outputs
+from rlft_jax.commands.policies import (
+    Dtype,
+    check_samples,
+    check_seed,
+    encode_problems,
+    template_of,
+)
 from rlft_jax.evaluate import with_interval
-from rlft_jax.files import written_whole
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.runs.inference import load_replicas, sample_from
 from rlft_jax.runs.learned_rewards import reward_of
-from rlft_jax.runs.loading import Origin, find
+from rlft_jax.runs.loading import find
 from rlft_jax.runs.scoring import plan_scorer
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import QUEUE, SamplingSettings
 from rlft_jax.tasks import TASKS, countdown
 from rlft_jax.tasks.problem import Problem, lookup
 
@@ -87,15 +88,9 @@ def evaluate(
         reward_model: Choose the best of n by this model as well: Hugging Face folder, hub name or
             run directory.
     """
-    grader = lookup("task", task, {**TASKS, **BY_TASK["evaluate"]})
-    lookup(f"{task} scorer", scorer, grader.SCORERS)
-    if samples < 1:
-        raise ValueError(f"--samples={samples} measures nothing. Set 1 or more.")
-    if temperature == 0 and samples > 1:
-        raise ValueError(
-            f"--samples={samples} at --temperature=0 would all be the same. Set --samples=1, or"
-            " raise the temperature."
-        )
+    check_task(task, scorer, template)
+    check_seed(seed)
+    check_samples(samples, temperature=temperature)
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -130,10 +125,7 @@ def evaluate(
         "stop_strings": list(stop_strings),
         "dtype": dtype,
     }
-    with contextlib.ExitStack() as files:
-        # Opened first: hours of sampling shall not end with a folder that can't be written to.
-        result_file = files.enter_context(written_whole(out)) if out else None
-        rows_file = files.enter_context(written_whole(completions)) if completions else None
+    with outputs(out, completions) as files:
         replicas = load_replicas(origin, compute)
         result = evaluation.evaluate(
             problems,
@@ -144,13 +136,20 @@ def evaluate(
             scorer=scorer,
             seed=seed,
             spec=spec,
-            chunk=max(batch_rows // samples, 1),
-            record=None if rows_file is None else lambda row: rows_file.write(line_of(row)),
+            chunk=max(QUEUE * batch_rows // samples, 1),
+            record=files.record,
             reward=None if judge is None else reward_of("reward_model", judge, judge.load()),
         )
-        if result_file is not None:
-            result_file.write(json.dumps(result, indent=2) + "\n")
+        files.finish(result)
     show(result)
+
+
+def check_task(task: str, scorer: str, template: str | None) -> None:
+    """Refuses names that a task does not have."""
+    grader = lookup("task", task, {**TASKS, **BY_TASK["evaluate"]})
+    lookup(f"{task} scorer", scorer, grader.SCORERS)
+    if template is not None:
+        lookup(f"{task} template", template, grader.TEMPLATES)
 
 
 def read_problems(
@@ -173,23 +172,8 @@ def read_problems(
         source = f"made with seed {MADE_SEED}"
     else:
         raise ValueError(f"There are no problems: --task={task} makes none. Set --data=FILE.jsonl.")
-    return [poser.problem(row, template=template) for row in rows], source
-
-
-def encode_problems(
-    problems: Sequence[Problem], origin: Origin, *, max_new_tokens: int
-) -> list[list[int]]:
-    """Returns the ids of all prompts, or refuses those that leave no room for a completion."""
-    prompts = [encode_problem(problem, origin.tokenizer) for problem in problems]
-    positions = origin.architecture.max_positions
-    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if len(prompts[longest]) + max_new_tokens > positions:
-        raise ValueError(
-            f"Problem {longest} has {len(prompts[longest])} tokens of prompt, which with"
-            f" --max_new_tokens={max_new_tokens} exceed the model's {positions} positions."
-            " Lower --max_new_tokens, or take the problem out."
-        )
-    return prompts
+    posed = made_of(rows, lambda row: poser.problem(row, template=template), data=source)
+    return posed, source
 
 
 def show(result: evaluation.Result) -> None:

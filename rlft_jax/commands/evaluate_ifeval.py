@@ -1,20 +1,16 @@
 """`rlft evaluate --task=ifeval`: how many of the instructions in a prompt a model follows."""
 
-import contextlib
-import json
 from typing import Literal
 
-from rlft_jax.commands.data_sets import check_limit, read_named
-from rlft_jax.commands.evaluate import encode_problems
+from rlft_jax.commands.data_sets import check_limit, made_of, read_named
 from rlft_jax.commands.generate import complete
-from rlft_jax.commands.policies import Dtype
-from rlft_jax.commands.requests import line_of
-from rlft_jax.files import written_whole
+from rlft_jax.commands.outputs import outputs
+from rlft_jax.commands.policies import Dtype, check_seed, encode_problems
 from rlft_jax.judges import ifeval as figures
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.runs.inference import load_replicas
 from rlft_jax.runs.loading import find
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.tasks import ifeval
 
 
@@ -59,12 +55,13 @@ def evaluate_ifeval(
         completions: A .jsonl file to write all answers to.
     """
     check_limit(limit)
+    check_seed(seed)
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens, temperature=temperature, batch_rows=batch_rows
     )
     origin = find(model)
     rows, name = read_named(data, split=split, subset=subset, limit=limit)
-    problems = [ifeval.problem(row, template=template) for row in rows]
+    problems = made_of(rows, lambda row: ifeval.problem(row, template=template), data=name)
     prompts = encode_problems(problems, origin, max_new_tokens=max_new_tokens)
     spec = {
         "model": model,
@@ -74,17 +71,12 @@ def evaluate_ifeval(
         "max_new_tokens": max_new_tokens,
         "dtype": dtype,
     }
-    with contextlib.ExitStack() as files:
-        # Opened first: hours of sampling shall not end with a folder that can't be written to.
-        result_file = files.enter_context(written_whole(out)) if out else None
-        rows_file = files.enter_context(written_whole(completions)) if completions else None
+    with outputs(out, completions) as files:
         replicas = load_replicas(origin, Compute(dtype=dtype))
         found = complete(replicas, prompts, settings, seed=seed)
         texts = [origin.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in found]
         result = figures.evaluate(problems, texts, seed=seed, spec=spec)
-        if rows_file is not None:
-            for row, text in zip(rows, texts, strict=True):
-                rows_file.write(line_of({**row, "completion": text}))
-        if result_file is not None:
-            result_file.write(json.dumps(result, indent=2) + "\n")
+        for row, text in zip(rows, texts, strict=True):
+            files.record({**row, "completion": text})
+        files.finish(result)
     figures.show(result)

@@ -1,21 +1,19 @@
 """`rlft evaluate --task=instructions`: which of two models answers better, by a judge."""
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from rlft_jax.commands.data_sets import check_limit, read_named
+from rlft_jax.commands.data_sets import check_limit, made_of, read_named
 from rlft_jax.commands.generate import complete
-from rlft_jax.commands.policies import Dtype
-from rlft_jax.commands.requests import line_of
+from rlft_jax.commands.outputs import outputs
+from rlft_jax.commands.policies import Dtype, check_seed, encode_problems
 from rlft_jax.data import row_forms
-from rlft_jax.data.mixtures import Source
-from rlft_jax.data.problems import encode_problem
+from rlft_jax.data.bad_rows import map_rows
+from rlft_jax.data.mixtures import DatasetSpec
 from rlft_jax.data.reward_rows import answered_of
-from rlft_jax.files import written_whole
 from rlft_jax.judges import pairwise, report
 from rlft_jax.judges.answers import Answers
 from rlft_jax.judges.endpoint import Chat, Endpoint
@@ -25,7 +23,7 @@ from rlft_jax.progress import progress
 from rlft_jax.runs.inference import load_replicas
 from rlft_jax.runs.loading import find
 from rlft_jax.runs.scoring import Scorer, plan_scorer
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.tasks.problem import Problem, Row
 
 # The opponent that the data itself brings.
@@ -100,6 +98,7 @@ def evaluate_instructions(
         completions: A .jsonl file to write all answers to, with what was said of them.
     """
     check_limit(limit)
+    check_seed(seed)
     if judge_url is None and (judge_key_variable or judge_answers):
         raise ValueError(
             "--judge_key_variable and --judge_answers have no effect without --judge_url."
@@ -113,8 +112,8 @@ def evaluate_instructions(
         batch_rows=batch_rows,
     )
     rows, name = read_named(data, split=split, subset=subset, limit=limit)
-    posed = Source(path=data, template=None if template == "plain" else template, turns=turns)
-    problems = [posed.problem(row) for row in rows]
+    posed = DatasetSpec(path=data, template=None if template == "plain" else template, turns=turns)
+    problems = made_of(rows, posed.problem, data=name)
     theirs = given_completions(opponent, rows)
     # All that can be wrong is known before any weight is read.
     chat = scorer = None
@@ -134,10 +133,7 @@ def evaluate_instructions(
         "max_new_tokens": settings.max_new_tokens,
         "dtype": dtype,
     }
-    with contextlib.ExitStack() as files:
-        # Opened first: hours of sampling shall not end with a folder that can't be written to.
-        result_file = files.enter_context(written_whole(out)) if out else None
-        rows_file = files.enter_context(written_whole(completions)) if completions else None
+    with outputs(out, completions) as files:
         ours = answered(model, problems, settings, seed=seed, dtype=dtype)
         if theirs is None:
             theirs = answered(opponent, problems, settings, seed=seed, dtype=dtype)
@@ -150,11 +146,9 @@ def evaluate_instructions(
                 judged = pairwise.judge(pairs, chat, answers, concurrency=judge_concurrency)
             result = report.by_endpoint(pairs, judged, seed=seed, spec=spec)
             said = [one._asdict() for one in judged]
-        if rows_file is not None:
-            for pair, words in zip(pairs, said, strict=True):
-                rows_file.write(line_of({**pair._asdict(), **words}))
-        if result_file is not None:
-            result_file.write(json.dumps(result, indent=2) + "\n")
+        for pair, words in zip(pairs, said, strict=True):
+            files.record({**pair._asdict(), **words})
+        files.finish(result)
     report.show(result)
 
 
@@ -165,19 +159,19 @@ def given_completions(opponent: str, rows: Sequence[Row]) -> list[str] | None:
         ValueError: If there are none, or not as many as prompts.
     """
     if opponent == REFERENCE:
-        return [reference(row, number) for number, row in enumerate(rows)]
+        return map_rows(reference, rows)
     if not opponent.endswith((".jsonl", ".jsonl.gz")):
         return None
-    said = Source(path=opponent).read()
+    said = DatasetSpec(path=opponent, setting="--opponent").read()
     if len(said) != len(rows):
         raise ValueError(
             f"--opponent={opponent} has {len(said)} completions for {len(rows)} prompts. Give one"
             " to each, in the same order."
         )
-    return [reference(row, number) for number, row in enumerate(said)]
+    return map_rows(reference, said)
 
 
-def reference(row: Row, number: int) -> str:
+def reference(row: Row) -> str:
     """The answer in a row.
 
     Raises:
@@ -190,7 +184,7 @@ def reference(row: Row, number: int) -> str:
         _, turns = answered_of(row)
         return turns if isinstance(turns, str) else str(turns[-1]["content"])
     raise ValueError(
-        f"Row {number} has no answer: its columns are {', '.join(row)}. Needed is one of"
+        f"It has no answer: its columns are {', '.join(row)}. Needed is one of"
         f" {', '.join(ANSWERS)}."
     )
 
@@ -205,13 +199,7 @@ def answered(
 ) -> list[str]:
     """One completion of each prompt by a model."""
     origin = find(model)
-    prompts = [encode_problem(problem, origin.tokenizer) for problem in problems]
-    longest, most = max(map(len, prompts)), origin.architecture.max_positions
-    if longest + settings.max_new_tokens > most:
-        raise ValueError(
-            f"A prompt of {longest} tokens with --max_new_tokens={settings.max_new_tokens} exceeds"
-            f" the {most} positions of {model}. Lower --max_new_tokens, or leave the prompt out."
-        )
+    prompts = encode_problems(problems, origin, max_new_tokens=settings.max_new_tokens)
     replicas = load_replicas(origin, Compute(dtype=dtype))
     found = complete(replicas, prompts, settings, seed=seed)
     return [origin.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in found]

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from rlft_jax.commands.policies import Dtype
+from rlft_jax.commands.policies import Dtype, check_seed
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
 from rlft_jax.runs.inference import Replicas, load_replicas, sample_from
 from rlft_jax.runs.loading import find
-from rlft_jax.sampling.sampler import Completion, SamplingSettings
+from rlft_jax.sampling.settings import QUEUE, SamplingSettings
+from rlft_jax.sampling.transcripts import Completion
 
 
 def generate(
@@ -51,6 +52,7 @@ def generate(
             speed only.
         dtype: What to compute in.
     """
+    check_seed(seed)
     requests = read_requests(prompts)
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens,
@@ -85,7 +87,7 @@ def complete(
 ) -> list[Completion]:
     """Returns one completion of each prompt, with a bar meanwhile."""
     sample = sample_from(replicas, prompts, settings, seed=seed)
-    size = settings.batch_rows
+    size = QUEUE * settings.batch_rows
     completions: list[Completion] = []
     with progress("Generating", len(prompts), unit="prompts") as advance:
         for first in range(0, len(prompts), size):

@@ -10,10 +10,15 @@ def inspect(*, config: str, examples: int = 3, overrides: Sequence[tuple[str, st
         config: Config file; settings can be changed as for `rlft train`.
         examples: How many to show.
     """
+    if examples < 0:
+        raise ValueError(f"--examples={examples} must be at least 0.")
+
     from rlft_jax.config.binding import read
     from rlft_jax.config.schema import resolved
+    from rlft_jax.runs.requirements import missing
 
-    settings = resolved(read(config), overrides)
+    # The devices of the run need not be here.
+    settings = resolved(read(config), overrides, checks=[missing])
 
     from rlft_jax.data import inspection
     from rlft_jax.runs.plan import count_steps, parts_of

@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlft_jax.data.chat import encode_prompt
+from rlft_jax.data.chat import encodable, encode_prompt
 from rlft_jax.data.formatting import Formatted, Formatter
 from rlft_jax.data.tokenizer import Tokenizer
 
+ENCODED = ("prompt", "messages", "completion", "tools", "chat_template_kwargs")
 SHOWN = 10  # mistakes to list; who made one often made it on every line
 
 
@@ -137,6 +138,10 @@ def _request(number: int, line: str, with_completion: bool) -> Request | str:
         return f"line {number} has another type than {wanted}."
     if with_completion and not isinstance(row.get("completion"), str):
         return f'line {number} has no "completion" that is text.'
+    try:
+        encodable(json.dumps([row.get(column) for column in ENCODED], ensure_ascii=False))
+    except ValueError as error:
+        return f"line {number}: {error}"
     return Request(number, row)
 
 
@@ -148,7 +153,8 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         with opener(path, "rt", encoding="utf-8-sig") as file:
             yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else None
+        raise ValueError(f"{path} cannot be read: {why or error}.") from error
 
 
 def line_of(row: Mapping[str, Any]) -> str:

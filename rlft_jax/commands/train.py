@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 
-def train(*, config: str, workdir: str, overrides: Sequence[tuple[str, str]] = ()) -> None:
+def train(
+    *,
+    config: str,
+    workdir: str,
+    profile: str | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> None:
     """Trains what a config file says, or goes on with a run that was stopped.
 
     A run that is stopped by SIGTERM or Ctrl-C saves first and exits with code 75.
@@ -11,12 +17,18 @@ def train(*, config: str, workdir: str, overrides: Sequence[tuple[str, str]] = (
     Args:
         config: Config file; any setting of it can be changed with --config.SECTION.SETTING=VALUE.
         workdir: Where the run's checkpoints, metrics and samples go.
+        profile: Steps to trace, as START:STOP; 10:12 are three. TensorBoard opens the run's
+            profile folder, and Perfetto a file in it.
     """
     from rlft_jax.config.binding import read
     from rlft_jax.config.schema import resolved
+    from rlft_jax.runs.requirements import misfits, missing
 
-    settings = resolved(read(config), overrides)
+    settings = resolved(read(config), overrides, checks=[misfits, missing])
 
     from rlft_jax.runs import experiment
+    from rlft_jax.training.profiling import parse_steps
 
-    experiment.run(settings, workdir)
+    steps = None if profile is None else parse_steps(profile)
+
+    experiment.run(settings, workdir, profile=steps)

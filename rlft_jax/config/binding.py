@@ -53,6 +53,9 @@ def read(path: str) -> ConfigDict:
     """
     name, _, argument = path.partition(".py:")
     file = pathlib.Path(name + ".py" if argument else path)
+    if file.is_dir():
+        names = ", ".join(sorted(f.name for f in file.glob("*.py"))) or "no .py file"
+        raise ValueError(f"{file} is a folder, which holds {names}. Name a config file.")
     if not file.is_file():
         near = closest(file.stem, [f.stem for f in file.parent.glob("*.py")])
         hint = f" Did you mean {file.with_name(f'{near}.py')}?" if near else ""
@@ -125,8 +128,14 @@ def resolve(
         with contextlib.suppress(*[KeyError] * found_before):
             problems.extend(check(resolved))
     if problems:
-        raise ValueError("This config cannot run:\n" + "\n".join(f"- {p}" for p in problems))
+        raise refusal(problems)
     return resolved
+
+
+def refusal(problems: Iterable[str]) -> ValueError:
+    """The error that tells what is wrong with a config: every problem an entry of a list."""
+    listed = "\n".join("- " + problem.replace("\n", "\n  ") for problem in problems)
+    return ValueError(f"This config cannot run:\n{listed}")
 
 
 def bind(function: Callable, section: Mapping[str, Any]) -> functools.partial:

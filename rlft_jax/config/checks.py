@@ -1,19 +1,19 @@
 """What is wrong between the settings of a config that are each right, and out of their ranges."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from rlft_jax import rewards
-from rlft_jax.data import reward_data, row_forms
+from rlft_jax.config.derived import answers, at, is_rl, reward_weights
+from rlft_jax.config.settings import closest, settings_of
+from rlft_jax.data import reward_data
+from rlft_jax.data.mixtures import Datasets
+from rlft_jax.models import lora
 from rlft_jax.objectives import dpo, reward_model, rloo
 from rlft_jax.selection import GROUP, SELECTIONS
 from rlft_jax.tasks import TASKS
 
 OBJECTIVE_PRESETS = {"rloo": rloo.PRESETS, "dpo": dpo.PRESETS}
-
-# Gives the value that a dotted setting has where nobody wrote it.
-Default = Callable[[str], Any]
 
 AT_LEAST = {
     **dict.fromkeys(("steps", "batch.prompts", "batch.tokens", "batch.micro_batches"), 1),
@@ -25,7 +25,7 @@ AT_LEAST = {
     **dict.fromkeys(("every.samples", "keep.best", "evaluation.samples", "stop.patience"), 0),
     **dict.fromkeys(("evaluation.temperature", "evaluation.top_k", "data.holdout"), 0),
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.weight_decay"), 0),
-    **dict.fromkeys(("lora.dropout", "optimizer.final_share"), 0),
+    **dict.fromkeys(("lora.dropout", "optimizer.final_share", "optimizer.b1", "optimizer.b2"), 0),
     **dict.fromkeys(("rollout.responses", "stop.window"), 2),
     **dict.fromkeys(("mesh.data", "mesh.tensor", "data.limit"), 1),
 }
@@ -35,29 +35,36 @@ ABOVE = dict.fromkeys(
         "epochs",
         "optimizer.learning_rate",
         "optimizer.clip_norm",
+        "optimizer.epsilon",
         "evaluation.top_p",
         "sampling.temperature",
+        "lora.alpha",
     ),
     0,
 )
-AT_MOST = dict.fromkeys(
-    ("selection.share", "evaluation.top_p", "lora.dropout", "optimizer.final_share"), 1
-)
+AT_MOST = {
+    **dict.fromkeys(("selection.share", "evaluation.top_p", "optimizer.final_share"), 1),
+    "seed": 2**32 - 1,  # random keys take 32 bits
+}
+BELOW = dict.fromkeys(("lora.dropout", "optimizer.b1", "optimizer.b2"), 1)
 
 
-def problems_between(config: dict[str, Any], default: Default) -> Iterator[str]:
-    """What is wrong between settings that are each right."""
-    if (config["steps"] is None) == (config["epochs"] is None):
+def _length(config: dict[str, Any]) -> Iterator[str]:
+    steps, epochs = config["steps"], config["epochs"]
+    if (steps is None) == (epochs is None):
+        yield f"config.steps = {steps} and config.epochs = {epochs}: set one of the two."
+    elif steps is not None:
+        yield from warmup(config, steps)
+
+
+def warmup(config: dict[str, Any], steps: int) -> Iterator[str]:
+    """What is wrong with the warm-up in a run of so many steps."""
+    warmup_steps = config["optimizer"]["warmup_steps"]
+    if 0 < steps <= warmup_steps:
         yield (
-            f"config.steps = {config['steps']} and config.epochs = {config['epochs']}:"
-            " set one of the two."
+            f"config.optimizer.warmup_steps = {warmup_steps} does not end before the run, which has"
+            f" {steps} steps; lower it, or make the run longer."
         )
-    yield from _ranges(config)
-    yield from _needs(config)
-    yield from _selection(config)
-    yield from _shapes(config)
-    yield from _without_effect(config, default)
-    yield from _metric(config)
 
 
 def _ranges(config: dict[str, Any]) -> Iterator[str]:
@@ -65,14 +72,29 @@ def _ranges(config: dict[str, Any]) -> Iterator[str]:
         (AT_LEAST, lambda value, least: value < least, "at least"),
         (ABOVE, lambda value, least: value <= least, "above"),
         (AT_MOST, lambda value, most: value > most, "at most"),
+        (BELOW, lambda value, end: value >= end, "below"),
     ):
         for path, bound in bounds.items():
             value = at(config, path)
             if value is not None and is_wrong(value, bound):
                 yield f"config.{path} = {value} must be {words} {bound}."
+
+
+def _task(config: dict[str, Any]) -> Iterator[str]:
     task = at(config, "data.task")
-    if task is not None and task not in TASKS:
-        yield f"config.data.task = {task!r} does not exist: choose one of {', '.join(TASKS)}."
+    if task is None:
+        return
+    named: dict[str, Mapping[str, Any]] = {"data.task": TASKS}
+    if task in TASKS:
+        named = {"data.template": TASKS[task].TEMPLATES, "reward.scorer": TASKS[task].SCORERS}
+    for setting, choices in named.items():
+        name = at(config, setting)
+        if name is not None and name not in choices:
+            near = closest(name, choices)
+            yield (
+                f"config.{setting} = {name!r} does not exist: choose one of {', '.join(choices)}."
+                + (f" Did you mean {near}?" if near else "")
+            )
 
 
 def _needs(config: dict[str, Any]) -> Iterator[str]:
@@ -89,18 +111,18 @@ def _needs(config: dict[str, Any]) -> Iterator[str]:
         yield "config.evaluation.samples needs a task to grade with; set config.data.task."
     if is_rl(config) and evaluates and config["evaluation"]["samples"] == 0:
         yield "config.evaluation.samples = 0 measures nothing of a policy in RL; set 1 or more."
-    if is_rl(config) and at(config, "data.task") is None and "verifier" in _rewards(config):
+    if is_rl(config) and at(config, "data.task") is None and "verifier" in reward_weights(config):
         yield (
             "config.reward.functions names the verifier, which belongs to a task; set"
             " config.data.task, or name a function of your own."
         )
     if is_rl(config):
-        yield from _reward_names(config["reward"]["models"] or {}, _rewards(config))
+        yield from _reward_names(config["reward"]["models"] or {}, reward_weights(config))
     watch = config["stop"]["watch"]
-    if is_rl(config) and watch is not None and watch not in _rewards(config):
+    if is_rl(config) and watch is not None and watch not in reward_weights(config):
         yield (
             f"config.stop.watch = {watch!r} is none of config.reward.functions:"
-            f" {', '.join(_rewards(config))}. Add it there, with a weight of 0."
+            f" {', '.join(reward_weights(config))}. Add it there, with a weight of 0."
         )
     if is_rl(config) and watch is not None and not config["every"]["log"]:
         yield "config.stop.watch needs logged rollouts; set config.every.log."
@@ -142,7 +164,11 @@ def _metric(config: dict[str, Any]) -> Iterator[str]:
     if at(config, "data.task") is not None:
         of_answers = ("eval_accuracy", "eval_formatted", "eval_score", *of_answers)
     if is_rl(config):
-        of_answers = ("eval_reward", *(f"eval_rewards/{r}" for r in _rewards(config)), *of_answers)
+        of_answers = (
+            "eval_reward",
+            *(f"eval_rewards/{r}" for r in reward_weights(config)),
+            *of_answers,
+        )
     measured = (*of_loss, *(of_answers if answers(config) else ()))
     if (config["keep"]["best"] or config["stop"]["patience"]) and metric not in measured:
         yield (
@@ -167,7 +193,7 @@ def _selection(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _shapes(config: dict[str, Any]) -> Iterator[str]:
-    batch = config["batch"]
+    batch, sampling = config["batch"], config["sampling"]
     if batch["micro_batches"] > 0 and batch["prompts"] % batch["micro_batches"]:
         yield (
             f"config.batch.prompts = {batch['prompts']} does not divide into"
@@ -175,124 +201,45 @@ def _shapes(config: dict[str, Any]) -> Iterator[str]:
         )
     if not is_rl(config):
         return
-    if config["sampling"]["max_new_tokens"] >= batch["tokens"]:
+    if sampling["max_new_tokens"] >= batch["tokens"]:
         yield (
-            f"config.sampling.max_new_tokens = {config['sampling']['max_new_tokens']} leaves no"
-            f" room for a prompt in config.batch.tokens = {batch['tokens']}."
+            f"config.sampling.max_new_tokens = {sampling['max_new_tokens']} leaves no room for a"
+            f" prompt in config.batch.tokens = {batch['tokens']}."
+        )
+    if "" in sampling["stop_strings"]:
+        yield "config.sampling.stop_strings holds an empty text, which ends nothing; remove it."
+
+
+def _answers(config: dict[str, Any]) -> Iterator[str]:
+    samples, temperature = answers(config), config["evaluation"]["temperature"]
+    if config["every"]["evaluate"] and samples > 1 and temperature == 0:
+        yield (
+            f"config.evaluation.samples = {samples} at config.evaluation.temperature = 0 would all"
+            " be the same; set 1, or raise the temperature."
         )
 
 
-class Idle(NamedTuple):
-    """Settings that do nothing in some runs, and when."""
-
-    settings: tuple[str, ...]
-    when: Callable[[dict[str, Any]], Any]
-    why: str
+def _adapter(config: dict[str, Any]) -> Iterator[str]:
+    section = config["lora"]
+    if section is not None and section["path"] is None:
+        yield from lora.problems(section["targets"])
 
 
-ADAPTER = ("lora.rank", "lora.alpha", "lora.dropout", "lora.rslora", "lora.targets")
-CLIPS = ("clip_low", "clip_high", "dual_clip", "log_ratio_limit")
-DRAWS = ("evaluation.top_p", "evaluation.top_k")
-IDLE = [
-    Idle(
-        ("data.heldout_split",),
-        lambda c: not c["data"]["heldout_path"],
-        "without config.data.heldout_path",
-    ),
-    Idle(
-        ("data.template",),
-        lambda c: (
-            at(c, "data.task") is None
-            and not c["data"]["mixture"]
-            and at(c, "data.template") != row_forms.CHAT
-        ),
-        "without config.data.task, where only 'chat' has",
-    ),
-    Idle(
-        ("data.turns",),
-        lambda c: at(c, "data.task") is not None,
-        "with config.data.task, which makes prompts itself",
-    ),
-    Idle(
-        ("evaluation.max_new_tokens", "evaluation.temperature", *DRAWS),
-        lambda c: c["every"]["evaluate"] and not answers(c),
-        "while config.evaluation.samples is 0",
-    ),
-    Idle(
-        DRAWS,
-        lambda c: not c["evaluation"]["temperature"],
-        "while config.evaluation.temperature is 0, which takes the likeliest token",
-    ),
-    Idle(
-        ("every.evaluate_first",),
-        lambda c: not c["every"]["evaluate"],
-        "while config.every.evaluate is 0",
-    ),
-    Idle(("every.samples", "stop.watch"), lambda c: not is_rl(c), "where nothing is sampled"),
-    Idle(("stop.window",), lambda c: c["stop"]["watch"] is None, "without config.stop.watch"),
-    Idle(("reference",), lambda c: not needs_reference(c), "where nothing is compared with it"),
-    Idle(("reference",), lambda c: c["lora"], "with config.lora, whose base is the reference"),
-    Idle(
-        ("cache_reference",),
-        lambda c: is_rl(c) or not needs_reference(c),
-        "where the reference scores no data that is there before",
-    ),
-    Idle(
-        ("objective.kl_estimator",),
-        lambda c: not needs_reference(c),
-        "while the KL has no weight (config.objective.kl_weight, config.advantages.kl_weight)",
-    ),
-    Idle(
-        tuple(f"objective.{clip}" for clip in CLIPS),
-        lambda c: c["objective"].get("ratio") == "none",
-        "with config.objective.ratio = 'none'",
-    ),
-    Idle(
-        ("advantages.kl_after_baseline", "advantages.kl_limit"),
-        lambda c: c["advantages"] and not c["advantages"]["kl_weight"],
-        "while config.advantages.kl_weight is 0",
-    ),
-    Idle(
-        ("advantages.kl_after_baseline",),
-        lambda c: c["objective"].get("ratio") == "sequence",
-        "on tokens with config.objective.ratio = 'sequence', which weighs whole responses",
-    ),
-    Idle(ADAPTER, lambda c: c["lora"] and c["lora"]["path"], "beside config.lora.path"),
-    Idle(
-        ("lora.dropout",),
-        lambda c: c["objective"]["name"] != "sft" or is_rl(c),
-        "where log-probabilities are compared, which needs it off",
-    ),
-    Idle(
-        ("optimizer.final_share",),
-        lambda c: c["optimizer"]["schedule"] == "constant",
-        "with a constant schedule",
-    ),
-    Idle(
-        ("model.head_chunk",),
-        lambda c: c["objective"]["name"] == "reward_model",
-        "on a reward model, whose head gives one number",
-    ),
-    Idle(
-        ("reward.dtype", "reward.batch_rows"),
-        lambda c: is_rl(c) and not c["reward"]["models"],
-        "without config.reward.models",
-    ),
-    Idle(
-        ("reward.scorer",),
-        lambda c: is_rl(c) and "verifier" not in _rewards(c),
-        "where config.reward.functions does not name the verifier",
-    ),
-]
-
-
-def _without_effect(config: dict[str, Any], default: Default) -> Iterator[str]:
+def _data(config: dict[str, Any]) -> Iterator[str]:
     data = config["data"]
+    section = {name: value for name, value in data.items() if name in settings_of(Datasets)}
+    try:
+        Datasets(**section).sources()
+    except ValueError as error:
+        yield str(error)
     if data["heldout_path"] and data["holdout"] % 1:
         yield (
             f"config.data.holdout = {data['holdout']} is a share, but with config.data.heldout_path"
             " it says how many rows to take from there; give a whole number, or 0 for all."
         )
+
+
+def _objective(config: dict[str, Any]) -> Iterator[str]:
     objective = config["objective"]
     preset, presets = objective["preset"], OBJECTIVE_PRESETS.get(objective["name"], {})
     if preset is not None and preset not in presets:
@@ -304,37 +251,12 @@ def _without_effect(config: dict[str, Any], default: Default) -> Iterator[str]:
         yield from dpo.problems(objective)
     if objective["name"] == "reward_model":
         yield from reward_model.unused(objective)
-        yield from reward_data.unused(objective["loss"], data)
-    for settings, is_idle, why in IDLE:
-        for setting in settings:
-            value, usual = at(config, setting), default(setting)
-            if value is not None and value != usual and is_idle(config):
-                yield (f"config.{setting} = {value!r} has no effect {why}; leave it at {usual!r}.")
+        yield from reward_data.unused(objective["loss"], config["data"])
 
 
-def at(config: Mapping[str, Any], setting: str) -> Any:
-    """The value of a dotted setting; None where there is no such section, or setting in it."""
-    section, _, name = setting.rpartition(".")
-    return ((config[section] or {}) if section else config).get(name)
-
-
-def is_rl(config: Mapping[str, Any]) -> bool:
-    """Whether a run's responses are the policy's own."""
-    return config["rollout"] is not None
-
-
-def answers(config: Mapping[str, Any]) -> int:
-    """Responses to each held-out problem; 0 where none is measured."""
-    samples = config["evaluation"]["samples"]
-    return int(is_rl(config)) if samples is None else samples
-
-
-def _rewards(config: Mapping[str, Any]) -> Mapping[str, float]:
-    return rewards.weights(config["reward"]["functions"], config["reward"]["models"])
-
-
-def needs_reference(config: Mapping[str, Any]) -> bool:
-    """Whether anything asks for log-probabilities under the reference."""
-    if config["objective"]["name"] == "dpo":
-        return dpo.needs_reference(config["objective"])
-    return bool(at(config, "advantages.kl_weight") or at(config, "objective.kl_weight"))
+# Each tells what is wrong between settings that are each right. They are asked one by one, so that
+# a setting that could not be read silences no more than those that need it.
+CHECKS = (
+    *(_length, _ranges, _task, _needs, _data, _objective, _selection, _shapes),
+    *(_answers, _adapter, _metric),
+)

@@ -10,20 +10,21 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from rlft_jax import rewards
-from rlft_jax.config.binding import describe, resolve
-from rlft_jax.config.checks import OBJECTIVE_PRESETS, problems_between
+from rlft_jax.config.binding import Check, describe, resolve
+from rlft_jax.config.checks import CHECKS, OBJECTIVE_PRESETS
+from rlft_jax.config.idle import without_effect
 from rlft_jax.config.sections import Schema, Written
-from rlft_jax.config.settings import settings_of
+from rlft_jax.config.settings import closest, settings_of
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.formatting import Preset, TooLong
 from rlft_jax.data.preferences import Preferences
 from rlft_jax.data.problems import Problems
 from rlft_jax.data.reward_data import RewardData
 from rlft_jax.models import lora
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.objectives import OBJECTIVES, rloo
 from rlft_jax.rollout import Rollout
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.selection import SELECTIONS
 from rlft_jax.training.optimizer import OPTIMIZERS
 from rlft_jax.training.sharding import make_mesh
@@ -95,9 +96,12 @@ class Sampling:
     Attributes:
         max_new_tokens: The most tokens of a response.
         temperature: Of sampling, and of the log-probabilities that training sees.
-        stop_strings: A response also ends with the token that completes one of these.
-        batch_rows: Responses sampled at once, at most.
+        stop_strings: A response also ends with the token that completes one of these; so do those
+            to held-out problems.
+        batch_rows: Responses sampled at once, at most; those that wait follow those that end.
         chunk: Tokens between two looks at who has finished.
+        dtype: What to compute in, from a copy of the weights, while these stay what they are; as
+            `config.model.dtype` says if None.
     """
 
     max_new_tokens: int
@@ -105,10 +109,11 @@ class Sampling:
     stop_strings: tuple[str, ...] = SamplingSettings.stop_strings
     batch_rows: int = SamplingSettings.batch_rows
     chunk: int = SamplingSettings.chunk
+    dtype: Dtype | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class BatchShape:
     """What one optimizer step sees.
 
     Attributes:
@@ -151,7 +156,8 @@ class Keep:
         last: How many of the newest.
         every: Those whose step this divides; None for none.
         best: How many of the best by `metric`, of those saved when it was measured.
-        metric: A metric of the evaluation; lower is better if it is a loss.
+        metric: A metric of the evaluation. The lowest is best of eval_loss, eval_truncated,
+            eval_mean_length and rewards of negative weight, the highest of all others.
     """
 
     last: int = 2
@@ -189,8 +195,9 @@ class Stop:
     Attributes:
         patience: Evaluations in a row without a better `config.keep.metric`; 0 for no end.
         skipped: Updates in a row that were left out because they were not finite.
-        watch: A reward of `config.reward.functions` that ends a rollout's run when it falls while
-            the reward in all rises, as where a policy cheats a learned reward. Give it weight 0.
+        watch: A reward of `config.reward.functions` that ends a rollout's run when it gets worse
+            (falls; or rises, if its weight is negative) while the reward in all rises, as where a
+            policy cheats a learned reward. Give it weight 0.
         window: Logged rollouts that `watch` compares with as many before them.
     """
 
@@ -246,7 +253,7 @@ SCHEMA = {
     "objective": OBJECTIVES,
     "advantages": rloo.advantages,
     "optimizer": OPTIMIZERS,
-    "batch": Rows,
+    "batch": BatchShape,
     "mesh": make_mesh,
     "every": Every,
     "keep": Keep,
@@ -280,8 +287,18 @@ MAY_DIFFER = (
 )
 
 
-def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+def resolved(
+    config: ConfigDict,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    checks: Sequence[Check] = (),
+) -> dict[str, Any]:
     """A complete config of plain values.
+
+    Args:
+        config: What the file says.
+        overrides: What the command line says.
+        checks: What else to ask of it, such as what it needs of this machine.
 
     Raises:
         ValueError: With everything that is wrong, a line each.
@@ -293,7 +310,7 @@ def resolved(config: ConfigDict, overrides: Sequence[tuple[str, str]] = ()) -> d
         always=ALWAYS,
         narrow=narrowed,
         presets=PRESETS,
-        checks=[lambda full: problems_between(full, default)],
+        checks=[*CHECKS, lambda full: without_effect(full, default), *checks],
     )
 
 
@@ -331,6 +348,18 @@ def narrowed(written: Written, wrong: list[str]) -> Schema:
     return {**kept, "model": model, "data": DATA["rollout" if is_rollout else objective]}
 
 
-def help_page() -> str:
-    """Every section and setting, with defaults and meanings."""
-    return describe(SCHEMA, PRESETS, {"data": "for", "model": "for"})
+def help_page(section: str | None = None) -> str:
+    """Every section and setting, or those of one section, with defaults and meanings.
+
+    Raises:
+        ValueError: If there is no such section.
+    """
+    name = "" if section in (None, "config") else section.removeprefix("config.")
+    if name not in SCHEMA:
+        near = closest(name, SCHEMA)
+        raise ValueError(
+            f"config.{name} is no section of a config: there are {', '.join(filter(None, SCHEMA))}."
+            + (f" Did you mean `rlft help config {near}`?" if near else "")
+        )
+    shown = {name: SCHEMA[name]} if name else SCHEMA
+    return describe(shown, PRESETS, {"data": "for", "model": "for"})

@@ -16,15 +16,15 @@ def map_rows(make: Callable[[Row], Made], rows: Sequence[Row]) -> list[Made]:
     """Returns what `make` makes of every row.
 
     Raises:
-        ValueError: If it raises one, naming the first few such rows by their numbers in the data.
+        ValueError: If it raises one, naming the first few such rows by their places in the data.
     """
     made, wrong = [], []
     for place, row in enumerate(rows):
         try:
             made.append(make(row))
         except ValueError as error:
-            number = rows.numbers[place] if isinstance(rows, Rows) else place
-            wrong.append(f"row {number}: {error}")
+            where = rows.place(place) if isinstance(rows, Rows) else f"row {place}"
+            wrong.append(f"{where}: {error}")
             if len(wrong) == SHOWN:
                 break
     if wrong:
@@ -43,11 +43,11 @@ def columns_of(row: Row) -> str:
 
 
 def refuse(wrong: Sequence[str]) -> NoReturn:
-    """Raises the error that shows the first few of what is wrong, each with the number of its row.
+    """Raises the error that shows the first few of what is wrong, each with the place of its row.
 
     Raises:
         ValueError: Always.
     """
     shown = "\n".join(f"- {problem}" for problem in wrong[:SHOWN])
     more = f"\nThere may be more: only the first {SHOWN} are shown." if len(wrong) >= SHOWN else ""
-    raise ValueError(f"some rows (counted from 0) cannot be used:\n{shown}{more}")
+    raise ValueError(f"some rows cannot be used (rows count from 0):\n{shown}{more}")

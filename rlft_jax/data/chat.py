@@ -104,17 +104,38 @@ def encode_prompt(
         ValueError: If there is nothing to continue, or the assistant spoke last.
     """
     if isinstance(prompt, str):
-        ids = tokenizer.prefix_ids + tokenizer.encode(prompt)
+        ids = tokenizer.prefix_ids + tokenizer.encode(encodable(prompt))
     else:
         prompt = checked_messages(prompt)
         if prompt[-1]["role"] == "assistant":
-            raise ValueError("A prompt ends with a turn of the assistant. Drop it, or the model.")
-        ids = tokenizer.encode(
-            tokenizer.apply_template(prompt, add_generation_prompt=True, **_template(columns or {}))
-        )
+            raise ValueError(
+                "A prompt ends with a turn of the assistant, so nothing is left to answer. Leave"
+                " that turn out."
+            )
+        settings = _template(columns or {})
+        text = tokenizer.apply_template(prompt, add_generation_prompt=True, **settings)
+        ids = tokenizer.encode(encodable(text))
     if not ids:
         raise ValueError("A prompt is empty, and the tokenizer puts nothing in front of texts.")
     return ids
+
+
+def encodable(text: str) -> str:
+    """Returns a text that tokenizers take.
+
+    Raises:
+        ValueError: If it holds half of a character, as the JSON "\\ud800" does.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            raise ValueError(
+                f"It holds {half}, half of a character, one of the surrogates that no tokenizer"
+                " takes. Write all of it, or leave it out."
+            ) from error
+    return text
 
 
 def _ended(text: str, tokenizer: Tokenizer) -> str:

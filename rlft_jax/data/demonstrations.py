@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from rlft_jax.batch import Example
 from rlft_jax.data import chat
 from rlft_jax.data.encoding import Data, Progress, TooLong, encode_groups, encode_parts
-from rlft_jax.data.mixtures import Source, TaskDatasets
+from rlft_jax.data.mixtures import DatasetSpec, TaskDatasets
 from rlft_jax.data.report import Report
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Row
@@ -40,7 +40,7 @@ class Demonstrations(TaskDatasets):
             ValueError: If data cannot be read, has another format, or nothing of it is left.
         """
 
-        def encode(source: Source, rows: Sequence[Row]) -> tuple[list[Example], Report]:
+        def encode(source: DatasetSpec, rows: Sequence[Row]) -> tuple[list[Example], Report]:
             return encode_rows(
                 rows,
                 tokenizer,

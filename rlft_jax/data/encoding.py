@@ -15,7 +15,7 @@ import numpy as np
 from rlft_jax.batch import Example
 from rlft_jax.data import chat
 from rlft_jax.data.bad_rows import map_rows, refuse
-from rlft_jax.data.mixtures import Part, Source
+from rlft_jax.data.mixtures import DatasetSpec, Part
 from rlft_jax.data.readers import Rows
 from rlft_jax.data.report import Report
 from rlft_jax.data.tokenizer import Tokenizer, stop_ids
@@ -27,7 +27,7 @@ Group = tuple[Example, ...]
 # The texts of a row, in pieces; none if the row is to be left out.
 Cut = Callable[[Row], Sequence[Sequence[chat.Piece]]]
 Item = TypeVar("Item")
-Encode = Callable[[Source, Sequence[Row]], tuple[list[Item], Report]]
+Encode = Callable[[DatasetSpec, Sequence[Row]], tuple[list[Item], Report]]
 
 # Rows encoded together: enough to keep all cores busy, few enough for a smooth progress bar.
 CHUNK = 512
@@ -94,11 +94,12 @@ def _each_encoded(
         try:
             items, report = encode(source, rows)
         except ValueError as error:
-            raise ValueError(f"data.path = {source.path!r}: {error}") from error
+            raise ValueError(f"{source.setting} = {source.path!r}: {error}") from error
         if not items:
             losses = " and ".join(f"{count} {why}" for why, count in report.losses.items() if count)
             raise ValueError(
-                f"Nothing is left of data.path = {source.path!r}: of {report.rows} rows {losses}."
+                f"Nothing is left of {source.setting} = {source.path!r}: of {report.rows} rows"
+                f" {losses}."
             )
         kept.append(items)
         reports.append(report)
@@ -137,10 +138,11 @@ def encode_groups(
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         texts = map_rows(lambda row: _encodable(cut(row)), chunk)
-        for number, group in zip(chunk.numbers, _encoded(texts, tokenizer), strict=True):
+        for place, group in enumerate(_encoded(texts, tokenizer)):
             length = max((len(example.tokens) for example in group), default=0)
             if length > tokens and too_long == "error":
-                wrong.append(f"row {number}: {length} tokens, more than batch.tokens = {tokens}.")
+                where = chunk.place(place)
+                wrong.append(f"{where}: {length} tokens, more than config.batch.tokens = {tokens}.")
             if group:
                 lengths.append(length)
             fate = _fate(group, tokens, too_long)
@@ -159,8 +161,7 @@ def encode_groups(
 def _encodable(texts: Sequence[Sequence[chat.Piece]]) -> Sequence[Sequence[chat.Piece]]:
     """The pieces of a row, if all of them are text that can be encoded."""
     for piece in itertools.chain.from_iterable(texts):
-        if not piece.text.isascii():
-            piece.text.encode()  # raises on half a surrogate pair, which no tokenizer takes
+        chat.encodable(piece.text)
     return texts
 
 

@@ -12,7 +12,7 @@ from rlft_jax.tasks.problem import Problem, Row, lookup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class DatasetSpec:
     """One data set: `read_rows`' settings, its weight in a mixture, and the task of its rows.
 
     Attributes:
@@ -21,6 +21,7 @@ class Source:
         template: How the task poses its problems; None for the task's default. Without a task,
             "chat" makes text a turn of a chat.
         turns: Without a task, whole chats, or the first question and its answer.
+        setting: What the user named the path with, for errors.
     """
 
     path: str
@@ -31,10 +32,12 @@ class Source:
     task: str | None = None
     template: str | None = None
     turns: row_forms.Turns = "all"
+    setting: str = "config.data.path"
 
     def read(self) -> Rows:
         """Returns the rows as they are stored."""
-        return read_rows(self.path, split=self.split, subset=self.subset, limit=self.limit)
+        how = {"split": self.split, "subset": self.subset, "limit": self.limit}
+        return read_rows(self.path, setting=self.setting, **how)
 
     def problem(self, row: Row) -> Problem:
         """Returns the problem of a row, with all other columns for the verifier."""
@@ -58,7 +61,7 @@ class Source:
         return {} if self.template is None else {"template": self.template}
 
 
-Part = tuple[Source, Sequence[Row]]
+Part = tuple[DatasetSpec, Sequence[Row]]
 # Divides each of several data sets, given how much to hold out and a seed, into rows to train on
 # and rows held out.
 Split = Callable[[Sequence[Part], int | float, int], list[tuple[Rows, Rows]]]
@@ -96,7 +99,7 @@ class Datasets:
     heldout_path: str = ""
     heldout_split: str = "test"
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[DatasetSpec]:
         """Returns the parts of the mixture, or the one data set at `path`.
 
         Raises:
@@ -104,10 +107,10 @@ class Datasets:
         """
         if bool(self.path) == bool(self.mixture):
             raise ValueError(
-                f"data.path = {self.path!r} and data.mixture has {len(self.mixture)} parts. Set one"
-                " of the two."
+                f"config.data.path = {self.path!r} and config.data.mixture has"
+                f" {len(self.mixture)} parts. Set one of the two."
             )
-        settings = {field.name for field in dataclasses.fields(Source)}
+        settings = {field.name for field in dataclasses.fields(DatasetSpec)}
         common = {name: value for name, value in vars(self).items() if name in settings}
         known = {*common, "weight"}
         parts, wrong = [], []
@@ -122,11 +125,14 @@ class Datasets:
                     f"- part {number} has weight {part['weight']!r}: it has to be above 0."
                 )
             else:
-                parts.append(Source(**{**common, **part}))
+                setting = "config.data.mixture" if self.mixture else "config.data.path"
+                parts.append(DatasetSpec(**{**common, **part}, setting=setting))
         if wrong:
             raise ValueError(
-                "data.mixture cannot be read:\n" + "\n".join(wrong) + "\nA part has a `path`, and"
-                f" may have {', '.join(sorted(known - {'path'}))}."
+                "config.data.mixture cannot be read:\n"
+                + "\n".join(wrong)
+                + "\nA part has a `path`,"
+                f" and may have {', '.join(sorted(known - {'path'}))}."
             )
         return parts
 
@@ -143,6 +149,7 @@ class Datasets:
             heldout = dataclasses.replace(
                 everything[0],
                 path=self.heldout_path,
+                setting="config.data.heldout_path",
                 split=self.heldout_split,
                 limit=int(self.holdout) or None,
             )

@@ -12,7 +12,7 @@ from rlft_jax.data.encoding import (
     encode_groups,
     encode_parts,
 )
-from rlft_jax.data.mixtures import Source
+from rlft_jax.data.mixtures import DatasetSpec
 from rlft_jax.data.pairs import pair_of
 from rlft_jax.data.prompt_split import PromptDatasets
 from rlft_jax.data.report import Report
@@ -50,7 +50,7 @@ class Preferences(PromptDatasets):
         """
         train, heldout, shared = self.divided_by_prompt(seed)
 
-        def encode(source: Source, rows: Sequence[Row]) -> tuple[list[Group], Report]:
+        def encode(source: DatasetSpec, rows: Sequence[Row]) -> tuple[list[Group], Report]:
             return encode_pairs(
                 rows,
                 tokenizer,

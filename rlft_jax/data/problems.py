@@ -8,7 +8,7 @@ import numpy as np
 from rlft_jax.data import chat
 from rlft_jax.data.bad_rows import map_rows
 from rlft_jax.data.encoding import Data, encode_parts
-from rlft_jax.data.mixtures import Source, TaskDatasets
+from rlft_jax.data.mixtures import DatasetSpec, TaskDatasets
 from rlft_jax.data.report import Report
 from rlft_jax.data.tokenizer import Tokenizer
 from rlft_jax.tasks.problem import Problem, Row
@@ -33,8 +33,9 @@ class Problems(TaskDatasets):
             ValueError: If data cannot be read, has no prompts, or no prompt fits.
         """
 
-        def pose(source: Source, rows: Sequence[Row]) -> tuple[list[Problem], Report]:
-            kept, report = fitting(map_rows(source.problem, rows), tokenizer, tokens=tokens)
+        def pose(source: DatasetSpec, rows: Sequence[Row]) -> tuple[list[Problem], Report]:
+            sized = map_rows(lambda row: _sized(source.problem(row), tokenizer), rows)
+            kept, report = fitting(sized, tokens=tokens)
             if not kept:
                 raise ValueError(
                     f"all {report.rows} prompts have more than {tokens} tokens, the shortest"
@@ -45,15 +46,18 @@ class Problems(TaskDatasets):
         return encode_parts(*self.divided(seed), pose)
 
 
-def fitting(
-    posed: Sequence[Problem], tokenizer: Tokenizer, *, tokens: int
-) -> tuple[list[Problem], Report]:
+def _sized(problem: Problem, tokenizer: Tokenizer) -> tuple[Problem, int]:
+    """A problem and the tokens of its prompt."""
+    return problem, len(encode_problem(problem, tokenizer))
+
+
+def fitting(sized: Sequence[tuple[Problem, int]], *, tokens: int) -> tuple[list[Problem], Report]:
     """Returns the problems whose prompts have at most `tokens` tokens, and what became of all."""
-    lengths = np.array([len(encode_problem(problem, tokenizer)) for problem in posed], np.int64)
-    kept = [problem for problem, n in zip(posed, lengths, strict=True) if n <= tokens]
+    lengths = np.array([n for _, n in sized], np.int64)
+    kept = [problem for problem, n in sized if n <= tokens]
     return kept, Report(
         kept=len(kept),
-        too_long=len(posed) - len(kept),
+        too_long=len(sized) - len(kept),
         nothing_to_learn=0,
         truncated=0,
         stops=0,

@@ -68,8 +68,9 @@ def split_by_prompt(
         is_held = np.array([key in chosen for key in of_part], bool)
         if is_held.all():
             raise ValueError(
-                f"data.holdout = {holdout} leaves nothing of {len(rows)} rows to train on: all rows"
-                f" of a prompt stay together, and there are {len(set(of_part))} prompts. Lower it."
+                f"config.data.holdout = {holdout} leaves nothing of {len(rows)} rows to train on:"
+                f" all rows of a prompt stay together, and there are {len(set(of_part))} prompts."
+                " Lower it."
             )
         sides.append((Rows(rows, np.flatnonzero(~is_held)), Rows(rows, np.flatnonzero(is_held))))
     return sides
@@ -102,7 +103,7 @@ def without_shared_prompts(
         raise ValueError(
             f"{shared} of {sum(map(len, parts))} rows to train on have prompts that are also held"
             f" out, such as {example[:80]!r}: what is measured on them would be learnt by heart."
-            " Set data.shared_prompts = 'drop' to leave these rows out of training."
+            " Set config.data.shared_prompts = 'drop' to leave these rows out of training."
         )
     if not all(places):
         raise ValueError(
@@ -157,7 +158,7 @@ def split_parts(
         return split_by_prompt([rows for _, rows in parts], holdout, seed=seed, prompt_of=prompt_of)
     except ValueError as error:
         paths = ", ".join(repr(source.path) for source, _ in parts)
-        raise ValueError(f"data.path = {paths}: {error}") from error
+        raise ValueError(f"{parts[0][0].setting} = {paths}: {error}") from error
 
 
 def _place(key: str, seed: int) -> bytes:

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import datasets
@@ -29,6 +29,15 @@ class Rows(Sequence[Row]):
         self._table, self._which = table, which
         self.numbers = [table.numbers[i] for i in which] if isinstance(table, Rows) else which
 
+    def place(self, index: int) -> str:
+        """Where a row stands: "line 7" of a JSON Lines file, counted from 1, or else "row 6"."""
+        number = int(self._which[index])
+        if isinstance(self._table, Rows):
+            return self._table.place(number)
+        if isinstance(self._table, _Lines):
+            return f"line {self._table.lines[number]}"
+        return f"row {number}"
+
     def __len__(self) -> int:
         return len(self._which)
 
@@ -48,6 +57,7 @@ def read_rows(
     split: str = "train",
     subset: str | None = None,
     limit: int | None = None,
+    setting: str = "path",
 ) -> Rows:
     """Returns the rows of a file, a folder or a data set of the hub.
 
@@ -58,33 +68,57 @@ def read_rows(
             has one split, whatever its name, which can be sliced by rows.
         subset: Which configuration of a hub data set, where it has several.
         limit: Read the first rows only.
+        setting: What the user named the path with, for errors.
 
     Raises:
         ValueError: If there is no such data, it cannot be read, or it has no rows.
     """
     name = os.fspath(path)
-    source = pathlib.Path(name)
-    if source.is_file():
-        is_whole = _slice(split) == slice(None)
-        table = _read_file(source, limit if is_whole else None)
-    elif source.suffix in (*_READERS, ".gz"):
-        raise ValueError(f"data.path = {name!r} does not exist.")
-    elif source.is_dir() or HUB_NAME.fullmatch(name):
-        table = _load_dataset(name, split, subset)
-    else:
-        raise ValueError(f"data.path = {name!r} is not a file or folder, nor can it be a hub name.")
-    which = range(len(table))[_slice(split) if source.is_file() else slice(None)][:limit]
-    rows = Rows(table, which)
+    why = absence(name)
+    if why is not None:
+        raise ValueError(f"{setting} = {name!r} {why}.")
+    source = pathlib.Path(name).expanduser()
+    try:
+        if source.is_file():
+            chosen = _slice(split)
+            table = _read_file(source, limit if chosen == slice(None) else None)
+        else:
+            chosen, table = slice(None), _load_dataset(name, source, split, subset)
+    except _Unreadable as error:
+        raise ValueError(f"{setting} = {name!r} {error}") from error
+    rows = Rows(table, range(len(table))[chosen][:limit])
     if not rows:
-        raise ValueError(f"data.path = {name!r} has no rows (split = {split}, limit = {limit}).")
+        raise ValueError(f"{setting} = {name!r} has no rows (split = {split}, limit = {limit}).")
     return rows
+
+
+def absence(name: str) -> str | None:
+    """Why there can be no data of this name; None if it is here, or may be on the hub."""
+    source = pathlib.Path(name).expanduser()
+    if source.is_file() or source.is_dir():
+        return None
+    if source.suffix in (*_READERS, ".gz"):
+        return "does not exist"
+    return None if HUB_NAME.fullmatch(name) else "is not a file or folder, nor can it be a hub name"
+
+
+class _Unreadable(ValueError):
+    """Why data cannot be read, to be told after its name."""
+
+
+class _Lines(list[Row]):
+    """The rows of a JSON Lines file, and the lines on which they stand."""
+
+    def __init__(self, rows: Iterable[Row], lines: Sequence[int]):
+        super().__init__(rows)
+        self.lines = lines
 
 
 def _slice(split: str) -> slice:
     """The rows of a file that "train[1200:2000]" means; all for "train"."""
     found = re.fullmatch(r"\w+(?:\[(\d*):(\d*)\])?", split)
     if not found:
-        raise ValueError(f"data.split = {split!r} is no split of a file. Write train[1200:2000].")
+        raise _Unreadable(f"has no split {split!r}: it is a file. Write train[1200:2000].")
     start, stop = (int(text) if text else None for text in found.groups())
     return slice(start, stop)
 
@@ -119,8 +153,8 @@ def holdout_size(holdout: int | float, rows: int) -> int:
     count = round(holdout * rows) if holdout < 1 else int(holdout)
     if not 0 <= count < rows or count != holdout >= 1:
         raise ValueError(
-            f"data.holdout = {holdout} cannot be taken from {rows} rows. Set a whole number of"
-            " rows, fewer than there are, or a share below 1."
+            f"config.data.holdout = {holdout} cannot be taken from {rows} rows. Set a whole number"
+            " of rows, fewer than there are, or a share below 1."
         )
     return count
 
@@ -130,14 +164,13 @@ def _read_file(path: pathlib.Path, limit: int | None) -> list[Row]:
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     reader = _READERS.get(plain.suffix)
     if reader is None or (path.suffix == ".gz" and plain.suffix == ".parquet"):
-        raise ValueError(
-            f"data.path = {str(path)!r} has an unknown ending. Known are .jsonl, .jsonl.gz, .json,"
-            " .json.gz and .parquet."
+        raise _Unreadable(
+            "has an unknown ending. Known are .jsonl, .jsonl.gz, .json, .json.gz and .parquet."
         )
     try:
         return reader(path, limit)
     except (OSError, EOFError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"data.path = {str(path)!r} cannot be read: {error}") from error
+        raise _Unreadable(f"cannot be read: {error}") from error
 
 
 def _lines(path: pathlib.Path) -> Iterator[str]:
@@ -148,13 +181,14 @@ def _lines(path: pathlib.Path) -> Iterator[str]:
 
 
 def _read_jsonl(path: pathlib.Path, limit: int | None) -> list[Row]:
-    rows = []
+    rows, lines = [], []
     for number, line in enumerate(_lines(path), start=1):
         if len(rows) == limit:
             break
         if line.strip():
             rows.append(_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}"))
-    return rows
+            lines.append(number)
+    return _Lines(rows, lines)
 
 
 def _read_json(path: pathlib.Path, limit: int | None) -> list[Row]:
@@ -192,23 +226,22 @@ def _row(row: Any, place: str) -> Row:
     return row
 
 
-def _load_dataset(name: str, split: str, subset: str | None) -> datasets.Dataset:
-    """Loads a data set of the hub, or of a folder."""
-    is_saved = any(
-        (pathlib.Path(name) / file).exists() for file in ("state.json", "dataset_dict.json")
-    )
+def _load_dataset(
+    name: str, folder: pathlib.Path, split: str, subset: str | None
+) -> datasets.Dataset:
+    """Loads a data set of a folder, or where there is none of the hub."""
+    is_saved = any((folder / file).exists() for file in ("state.json", "dataset_dict.json"))
+    place = str(folder) if folder.is_dir() else name
     try:
         if is_saved:
-            loaded = datasets.load_from_disk(name)
+            loaded = datasets.load_from_disk(place)
         else:
-            loaded = datasets.load_dataset(name, subset, split=split)
+            loaded = datasets.load_dataset(place, subset, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        raise ValueError(
-            f"data.path = {name!r}, split {split!r}, cannot be read: {error}"
-        ) from error
+        raise _Unreadable(f"with split {split!r} cannot be read: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
-            raise ValueError(f"data.path = {name!r} has no split {split!r}; it has {list(loaded)}.")
+            raise _Unreadable(f"has no split {split!r}; it has {list(loaded)}.")
         loaded = loaded[split]
     assert isinstance(loaded, datasets.Dataset)
     return loaded

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from rlft_jax.data.encoding import Data, Progress, encode_parts
 from rlft_jax.data.formatting import Formatter
-from rlft_jax.data.mixtures import Source
-from rlft_jax.data.prompt_split import PromptDatasets, prompt_of_pair
+from rlft_jax.data.mixtures import DatasetSpec
+from rlft_jax.data.prompt_split import PromptDatasets, PromptOf, prompt_of_pair
 from rlft_jax.data.report import Report
 from rlft_jax.data.reward_rows import (
     RewardExample,
@@ -49,16 +49,20 @@ class RewardData(PromptDatasets):
         Raises:
             ValueError: If data cannot be read, has another format, or nothing of it is left.
         """
-        prompt_of = graded_prompt if loss == "regression" else prompt_of_pair
-        train, heldout, shared = self.divided_by_prompt(seed, prompt_of)
+        train, heldout, shared = self.divided_by_prompt(seed, prompt_of(loss))
 
-        def encode(_: Source, rows: Sequence[Row]) -> tuple[list[RewardExample], Report]:
+        def encode(_: DatasetSpec, rows: Sequence[Row]) -> tuple[list[RewardExample], Report]:
             common = {"source_column": self.source_column, "progress": progress}
             if loss == "regression":
                 return graded_examples(rows, formatter, score_column=self.score_column, **common)
             return pair_examples(rows, formatter, margin_column=self.margin_column, **common)
 
         return encode_parts(train, heldout, encode, shared_prompts=shared)
+
+
+def prompt_of(loss: Loss) -> PromptOf:
+    """Finds the prompts of the rows that a loss learns from."""
+    return graded_prompt if loss == "regression" else prompt_of_pair
 
 
 def unused(loss: Loss, settings: Mapping[str, Any]) -> list[str]:

@@ -80,7 +80,7 @@ def pair_examples(
         return [
             _Draft(
                 ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected)),
-                _source(row, source_column),
+                source_of(row, source_column),
                 margin=None if margin_column is None else _number(row, margin_column),
                 is_equal=has_equal_scores or pair.chosen == pair.rejected,
             )
@@ -110,7 +110,7 @@ def graded_examples(
     """
 
     def draft(row: Row) -> list[_Draft]:
-        source = _source(row, source_column)
+        source = source_of(row, source_column)
         if row.get(CHOSEN_SCORE) is None:
             return [_Draft((answered_of(row),), source, target=_number(row, score_column))]
         prompt, chosen, rejected, _ = pair_of(row)
@@ -163,6 +163,18 @@ def texts_of(examples: Sequence[RewardExample]) -> Texts:
         targets=np.array(targets, np.float32)[:, None] if targets else None,
         margins=np.array(margins, np.float32) if margins else None,
     )
+
+
+def characters(response: str | Sequence[Message]) -> int:
+    """Returns the length of a response, text or turns."""
+    if isinstance(response, str):
+        return len(response)
+    return sum(len(turn.get("content") or "") for turn in response)
+
+
+def source_of(row: Row, column: str | None) -> str | None:
+    """Returns where a row says it is from; `meta.subset` is a column in a column."""
+    return None if column is None else str(_value(row, column))
 
 
 def _examples(
@@ -227,22 +239,12 @@ def _fate(draft: _Draft, made: Sequence[Formatted]) -> str:
 def _example(draft: _Draft, made: Sequence[Formatted]) -> RewardExample:
     return RewardExample(
         tuple(one.text for one in made if one.text is not None),
-        tuple(_characters(response) for _, response in draft.answered),
+        tuple(characters(response) for _, response in draft.answered),
         prompt_key(draft.answered[0][0]),
         draft.source,
         draft.target,
         draft.margin,
     )
-
-
-def _characters(response: str | Sequence[Message]) -> int:
-    if isinstance(response, str):
-        return len(response)
-    return sum(len(turn.get("content") or "") for turn in response)
-
-
-def _source(row: Row, column: str | None) -> str | None:
-    return None if column is None else str(_value(row, column))
 
 
 def _number(row: Row, column: str) -> float:

@@ -193,23 +193,23 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     name = os.fspath(path)
     is_local = bool(name) and pathlib.Path(name).exists()
     if not is_local and not HUB_NAME.fullmatch(name):
-        raise ValueError(f"tokenizer = {name!r} is not a folder here, nor can it be a hub name.")
+        raise ValueError(f"{name!r} is not a folder here, nor can it be a hub name.")
     try:
         hf = transformers.AutoTokenizer.from_pretrained(
             name, use_fast=True, trust_remote_code=False, local_files_only=is_local
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"tokenizer = {name!r} cannot be loaded: {error}") from error
+        raise ValueError(f"The tokenizer of {name!r} cannot be loaded: {error}") from error
     if not hf.is_fast:
         raise ValueError(
-            f"tokenizer = {name!r} has only a slow tokenizer ({type(hf).__name__}). Convert it:"
-            " a tokenizer.json is needed."
+            f"{name!r} has only a slow tokenizer ({type(hf).__name__}). Convert it: a"
+            " tokenizer.json is needed."
         )
     # From a folder with a config alone, transformers makes a tokenizer that knows no words.
     if len(hf.get_vocab()) <= len(hf.get_added_vocab()):
         raise ValueError(
-            f"tokenizer = {name!r} holds no vocabulary: neither a tokenizer.json nor a vocab.json"
-            " with its merges.txt was found there."
+            f"{name!r} holds no vocabulary: neither a tokenizer.json nor a vocab.json with its"
+            " merges.txt was found there. Put the model's tokenizer there."
         )
     return Tokenizer(hf)
 

@@ -144,7 +144,7 @@ def through(
 
     if compute.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT_POLICIES[compute.remat])
-    return jax.lax.scan(layer, x, params, unroll=max(compute.unroll or count, 1))[0]
+    return jax.lax.scan(layer, x, params, unroll=compute.layers_at_once(count))[0]
 
 
 def same_text(segments: Int[Array, "R T"]) -> Bool[Array, "R 1 T T"]:

@@ -8,6 +8,7 @@ all that trains, and the base alone is the reference policy.
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,15 +58,28 @@ class Settings:
             ValueError: If one is not a projection of a layer; the embedding and the head, which
                 may be one matrix, take no adapter.
         """
-        names = tuple(PROJECTIONS) if self.targets == ALL else tuple(self.targets)
-        unknown = [name for name in names if name not in PROJECTIONS]
-        if unknown or not names:
-            raise ValueError(
-                f"config.lora.targets = {self.targets!r} cannot be adapted; choose among"
-                f" {', '.join(PROJECTIONS)}, or {ALL}. Embeddings and heads take no adapter:"
-                " where they are one tied matrix, merging would change both."
-            )
-        return names
+        wrong = problems(self.targets)
+        if wrong:
+            raise ValueError(*wrong)
+        return _named(self.targets)
+
+
+def problems(targets: str | Sequence[str]) -> list[str]:
+    """What is wrong with the projections that a config names."""
+    names = _named(targets)
+    if names and not {*names} - {*PROJECTIONS}:
+        return []
+    return [
+        f"config.lora.targets = {targets!r} cannot be adapted; choose among"
+        f" {', '.join(PROJECTIONS)}, or {ALL}. Embeddings and heads take no adapter: where they"
+        " are one tied matrix, merging would change both."
+    ]
+
+
+def _named(targets: str | Sequence[str]) -> tuple[str, ...]:
+    if targets == ALL:
+        return tuple(PROJECTIONS)
+    return (targets,) if isinstance(targets, str) else tuple(targets)
 
 
 class LoRAParam(nnx.Param):

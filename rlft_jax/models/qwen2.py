@@ -6,7 +6,6 @@ axis L, and the forward pass scans over it. Parameters stay in the type they wer
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -14,11 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from rlft_jax.models import head
+from rlft_jax.models.attention import Attend, Form, attention
 from rlft_jax.models.lora import LoRA
+from rlft_jax.models.products import flipped_product, product
 
-# Takes queries, keys and values of new tokens; returns what they attended to.
-Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Array, Array]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +46,44 @@ class Compute:
     Attributes:
         dtype: Type of activations and of the operands of matrix products, which accumulate
             in float32 at the head and in the norms. Parameters and optimizer stay in float32.
-        unroll: Layers per iteration of the scan; 0 unrolls all of them, which compiles longer
-            and runs faster on CPU.
+        unroll: Layers per iteration of the scan; 0 unrolls all of them, which compiles longer. If
+            None, all of them on CPUs, where that is faster, unless something is computed again:
+            unrolled, XLA would find what is there twice. 1 elsewhere.
         remat: What the backward pass computes again: nothing, everything but the matrix
             products, or all of a layer.
+        attention: How tokens of a row attend to each other: what suits the devices if "auto";
+            "xla", all scores at once; "blockwise", a block of scores after another; "cudnn" on
+            NVIDIA's GPUs; "splash" on TPUs. A policy's; encoders have their own.
         head_chunk: Tokens to unembed at once. The head's memory is about 3 x head_chunk x V
-            floats, whatever the batch; larger chunks are faster on GPUs.
+            floats and two of its gradient, whatever the batch. Larger chunks are faster; those of
+            a micro-batch that is one chunk are not unembedded again for the gradient. If None, as
+            many as have logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = 1
+    dtype: Dtype = "float32"
+    unroll: int | None = None
     remat: Literal["none", "dots", "full"] = "none"
-    head_chunk: int = 1024
+    attention: Form = "auto"
+    head_chunk: int | None = None
 
+    def layers_at_once(self, layers: int) -> int:
+        """Layers per iteration of a scan over so many."""
+        unroll = self.unroll
+        if unroll is None:
+            unroll = 0 if jax.default_backend() == "cpu" and self.remat == "none" else 1
+        return max(unroll or layers, 1)
+
+    def tokens_at_once(self, vocabulary: int) -> int:
+        """Tokens to unembed at once into so many logits each."""
+        if self.head_chunk is not None:
+            return self.head_chunk
+        room = LOGITS_BYTES.get(jax.default_backend(), LARGE_LOGITS_BYTES)
+        return max(room // (4 * vocabulary), 1)
+
+
+# Of the logits that exist at once, where no setting says how many.
+LOGITS_BYTES = {"cpu": 512 << 20}
+LARGE_LOGITS_BYTES = 2 << 30
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -70,15 +96,19 @@ class Linear(nnx.Module):
 
     Callers flatten rows and tokens to one axis: the gradient of a product with two axes to sum
     over is four times slower on XLA:CPU.
+
+    Attributes:
+        is_flipped: Whether the kernel is there as `[d_out, d_in]`, as decoding wants it.
     """
 
     def __init__(self, d_in: int, d_out: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), (d_in, d_out)))
         self.bias = nnx.Param(jnp.zeros(d_out)) if use_bias else None
         self.lora: LoRA | None = nnx.data(None)
+        self.is_flipped = False
 
     def __call__(self, x: Float[Array, "r d"], key: Key[Array, ""] | None) -> Array:
-        y = x @ self.kernel.astype(x.dtype)
+        y = (flipped_product if self.is_flipped else product)(x, self.kernel[...])
         if self.bias is not None:
             y = y + _spread(self.bias.astype(x.dtype), y)
         return y if self.lora is None else y + self.lora(x, key)
@@ -137,7 +167,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*r D"], keys: list) -> Float[Array, "*r D"]:
         flat = x.reshape(-1, x.shape[-1])
-        y = jax.nn.silu(self.gate(flat, keys[0])) * self.up(flat, keys[1])
+        y = gated(self.gate(flat, keys[0]), self.up(flat, keys[1]))
         return self.down(y, keys[2]).reshape(x.shape)
 
 
@@ -185,15 +215,29 @@ class Qwen2(nnx.Module):
         tokens: Int[Array, "R T"],
         segments: Int[Array, "R T"] | None = None,
         positions: Int[Array, "R T"] | None = None,
+        starts: Int[Array, "R S"] | None = None,
     ) -> Float[Array, "R T D"]:
-        """Returns the last normalised states; tokens see those before them in their segment."""
-        return self._forward(tokens, segments, positions, with_kv=False)[0]
+        """Returns the last normalised states; tokens see those before them in their segment.
+
+        Args:
+            segments: Which tokens belong together, side by side; all of a row if left out.
+            positions: Of each token in its segment; in its row if left out.
+            starts: Where the segments of a row begin, and T where there are no more. Only some
+                kernels (`attention.Form`) are faster where they know.
+        """
+        return self._forward(tokens, segments, positions, starts, with_kv=False)[0]
 
     def prefill(
         self, tokens: Int[Array, "R T"], segments: Int[Array, "R T"], positions: Int[Array, "R T"]
     ) -> tuple[Float[Array, "R T D"], tuple[Float[Array, "L R T K H"], Float[Array, "L R T K H"]]]:
-        """Returns what `hidden` does, and every layer's keys and values."""
-        return self._forward(tokens, segments, positions, with_kv=True)
+        """Returns what `hidden` does, and every layer's keys and values.
+
+        Args:
+            segments: 1 for the tokens of a row's one prompt, 0 for padding before or after it.
+        """
+        begins = jnp.argmax(segments > 0, axis=1).astype(jnp.int32)
+        starts = jnp.stack([jnp.zeros_like(begins), begins], axis=1)
+        return self._forward(tokens, segments, positions, starts, with_kv=True)
 
     def embedded(self, tokens: Int[Array, "*r"]) -> Float[Array, "*r D"]:
         """Returns the first layer's input."""
@@ -201,10 +245,13 @@ class Qwen2(nnx.Module):
 
     def unembed(self, hidden: Float[Array, "*r D"]) -> Float[Array, "*r V"]:
         """Returns float32 logits of the next token; mind their size."""
-        head = (self.head or self.embed).embedding.astype(self.compute.dtype)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        logits = jnp.einsum("rd,vd->rv", flat, head, preferred_element_type=jnp.float32)
-        return logits.reshape(*hidden.shape[:-1], -1)
+        return head.logits(flat, self.head_matrix).reshape(*hidden.shape[:-1], -1)
+
+    @property
+    def head_matrix(self) -> Float[Array, "V D"]:
+        """What hidden states are multiplied by."""
+        return (self.head or self.embed).embedding[...]
 
     def blocks(self) -> list[Block]:
         """The layers one by one, for loops that keep a cache per layer."""
@@ -216,14 +263,13 @@ class Qwen2(nnx.Module):
         """Cosines and sines of the rotary embedding at `positions`."""
         return rotary(positions, self.architecture.head_width, self.architecture.rope_theta)
 
-    def _forward(self, tokens, segments, positions, *, with_kv: bool) -> tuple[Array, Any]:
-        T = tokens.shape[1]
-        segments = jnp.ones_like(tokens) if segments is None else segments
+    def _forward(self, tokens, segments, positions, starts, *, with_kv: bool) -> tuple[Array, Any]:
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
-        mask_R1TT = (segments[:, None, :, None] == segments[:, None, None, :]) & jnp.tri(
-            T, dtype=bool
-        )[None, None]
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        compute = self.compute
+        attend_rows = attention(
+            compute.attention, segments, shape=tokens.shape, dtype=compute.dtype, starts=starts
+        )
         rotation = self.rotation(positions)
         graph, stacked = nnx.split(self.layers)
 
@@ -234,7 +280,7 @@ class Qwen2(nnx.Module):
             def attend(q, k, v):
                 nonlocal kv
                 kv = (k, v) if with_kv else None
-                return jax.nn.dot_product_attention(q, k, v, mask=mask_R1TT)
+                return attend_rows(q, k, v)
 
             x = nnx.merge(graph, params)(x, rotation, attend, key)
             return x, kv
@@ -243,7 +289,7 @@ class Qwen2(nnx.Module):
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.compute.remat])
         L, key = self.architecture.layers, self.dropout_key
         keys = None if key is None else jax.random.split(key, L)
-        unroll = self.compute.unroll or L
+        unroll = compute.layers_at_once(L)
         x, kv = jax.lax.scan(layer, self.embedded(tokens), (stacked, keys), unroll=unroll)
         return self.norm(x), kv
 
@@ -257,9 +303,28 @@ def rotary(positions: Int[Array, "*r T"], head_width: int, theta: float) -> Rota
 
 def rotate(x: Float[Array, "*r T N H"], rotation: Rotation) -> Float[Array, "*r T N H"]:
     """Rotates the two halves of each head against each other, in float32."""
-    cos, sin = rotation
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    # Halves are an axis to be flipped: one pass over memory, where joining them would be several.
+    cos, sin = (x[..., None, :] for x in rotation)
+    halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
+    turned = halves * cos + jnp.flip(halves, -2) * jnp.concatenate([-sin, sin], axis=-2)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+@jax.custom_vjp
+def gated(gate: Float[Array, "r F"], up: Float[Array, "r F"]) -> Float[Array, "r F"]:
+    """`silu(gate) * up`; its gradient keeps nothing but the two."""
+    gate32 = gate.astype(jnp.float32)
+    return (gate32 * jax.nn.sigmoid(gate32) * up.astype(jnp.float32)).astype(gate.dtype)
+
+
+def _gated_backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    gate, up, dy32 = (x.astype(jnp.float32) for x in (*kept, dy))
+    share = jax.nn.sigmoid(gate)
+    to_gate = dy32 * up * share * (1 + gate * (1 - share))
+    return to_gate.astype(dy.dtype), (dy32 * gate * share).astype(dy.dtype)
+
+
+gated.defvjp(lambda gate, up: (gated(gate, up), (gate, up)), _gated_backward)
 
 
 def _spread(vector: Float[Array, " d"], like: Array, extra: int = 0) -> Array:

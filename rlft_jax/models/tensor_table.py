@@ -175,6 +175,6 @@ def to_host(x: Any, dtype: str, name: str) -> np.ndarray:
     if not np.isfinite(x).all():
         raise ValueError(
             f"{name} is not finite in {dtype}, so the export would be broken. Export an earlier"
-            " step, or with another config.export.dtype if values are too large for this one."
+            " --step, or with another --dtype if its values are too large for this one."
         )
     return x

@@ -22,7 +22,7 @@ from rlft_jax.models import convert
 from rlft_jax.models.new_folder import new_folder
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
 from rlft_jax.runs import experiment, exporting, inference, loading
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.tasks import countdown
 from rlft_jax.training.run_directory import versions
 

@@ -6,25 +6,27 @@ import json
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from rlft_jax.config.checks import at
+from rlft_jax.config.derived import best_mode, reward_weights
 from rlft_jax.config.schema import MAY_DIFFER
+from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.digest import digest
 from rlft_jax.progress import is_first_process, progress, say
 from rlft_jax.rewards import RewardError
 from rlft_jax.rollout import Rollout
-from rlft_jax.runs import held_out, learned_rewards, loading, reference_cache, weights
+from rlft_jax.runs import held_out, loading, reference_cache, weights
 from rlft_jax.runs.plan import Config, Plan, make_plan
 from rlft_jax.runs.sources import make_source, reference_score
-from rlft_jax.selection import GROUP
-from rlft_jax.training import hooks, memory
+from rlft_jax.runs.summary import summary
+from rlft_jax.training import hooks, retention
 from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.loop import Hook, Progress, Source, Step, Stopped
 from rlft_jax.training.loop import run as loop
 from rlft_jax.training.preemption import Preemption
+from rlft_jax.training.profiling import Profile
 from rlft_jax.training.report import Report
 from rlft_jax.training.run_directory import (
     RunDirectory,
@@ -37,8 +39,13 @@ from rlft_jax.training.sharding import replicated
 from rlft_jax.training.step import Params, TrainState, train_step
 
 
-def run(config: Config, workdir: str | Path) -> None:
+def run(config: Config, workdir: str | Path, *, profile: tuple[int, int] | None = None) -> None:
     """Trains what a resolved config says, or goes on with the run in `workdir`.
+
+    Args:
+        config: Resolved.
+        workdir: The run directory.
+        profile: The first and the last step to trace; none if None.
 
     Raises:
         ValueError: If something that the config names does not fit, or the run was begun with
@@ -58,7 +65,7 @@ def run(config: Config, workdir: str | Path) -> None:
             record_versions(directory)
             origin = plan.origin
             loading.keep_small_files(origin.folder, origin.tokenizer, plan.formatter, directory)
-        train(plan, directory, preemption)
+        train(plan, directory, preemption, profile)
 
 
 def check_folder(directory: RunDirectory) -> None:
@@ -67,6 +74,8 @@ def check_folder(directory: RunDirectory) -> None:
     Raises:
         ValueError: If so.
     """
+    if directory.path.is_file():
+        raise ValueError(f"--workdir={directory.path} is a file. Name a folder.")
     config = json.loads(directory.config.read_text()) if directory.config.is_file() else {}
     theirs = [file for file in (directory.config, directory.model) if file.exists()]
     if theirs and "objective" not in config:
@@ -85,40 +94,27 @@ def may_differ(directory: RunDirectory, config: Config) -> Collection[str]:
     return (*MAY_DIFFER, "steps", "epochs") if is_constant else MAY_DIFFER
 
 
-def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
+def train(
+    plan: Plan,
+    directory: RunDirectory,
+    preemption: Preemption,
+    profile: tuple[int, int] | None = None,
+) -> None:
     """Trains from the newest checkpoint, or from the start."""
     checkpoints = loading.checkpoints(directory, plan.config)
-    begun = checkpoints.latest() or 0
-    if not begun and checkpoints.damaged:
-        raise ValueError(
-            f"No checkpoint in {directory.checkpoints} is whole: {checkpoints.damaged}."
-            " Restore one of them, or choose another --workdir to begin again."
-        )
+    begun = newest(checkpoints)
     history = past_evaluations(plan.config, directory, begun)
-    if begun >= plan.steps:
-        say(f"{directory.path} is at step {begun} of {plan.steps}: nothing is left to do.")
-        return
-    if history is not None and history.is_over(plan.config["stop"]["patience"]):
-        say(f"{directory.path} stopped early at step {begun}; raise config.stop.patience to go on.")
-        return
     watch = past_rollouts(plan.config, directory, begun)
-    if watch is not None and watch.is_cheated:
-        say(f"{directory.path} stopped early at step {begun}; change config.stop.watch to go on.")
+    over = nothing_left(plan, begun, history, watch)
+    if over is not None:
+        say(f"{directory.path} {over}.")
         return
     say(summary(plan, begun))
 
-    frozen = weights.load_frozen(plan)
-    reference = weights.load_reference(plan, frozen)
-    plan, digests = weights.load_rewards(plan)
-    facts = {"frozen": digest(frozen), "reference": digest(reference), **digests}
-    if plan.config["cache_reference"]:
-        score, known = reference_score(plan, reference), facts["reference"]
-        assert score is not None  # a config without a reference has nothing to keep
-        assert known is not None
-        plan = reference_cache.with_scores(plan, score, known)
-        reference = None
-    source = make_source(plan, frozen, reference)
+    plan, frozen, reference, source, facts = start(plan)
     state = restored(plan, checkpoints, begun, source, facts) or weights.load_state(plan)
+    if is_first_process():
+        loading.keep_places(directory, plan.config)  # known to be what the run began with
 
     with contextlib.ExitStack() as stack:
         report = None
@@ -136,13 +132,23 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
             steps=plan.steps,
         )
         bar = stack.enter_context(progress("Training", plan.steps, unit="steps", done=begun))
+        every = plan.config["every"]
         evaluate = make_evaluation(plan, frozen, reference, report, history)
-        after_step = make_hooks(
-            plan, state, source, report, history, watch, saver, preemption, bar, evaluate
-        )
+        # In this order: what a checkpoint should know comes before it.
+        after_step = [
+            hooks.log(report, bar, tokens=state.tokens.value, every=every["log"], steps=plan.steps),
+            *tables(source, report, every=every["samples"]),
+            evaluate,
+            saver,
+            make_end(plan, saver, preemption, history, watch),
+        ]
         step = compiled_step(plan, frozen)
-        if not begun and plan.config["every"]["evaluate_first"]:
+        if not begun and every["evaluate_first"]:
             evaluate(Progress(0, state, {}, {}))
+        if profile is not None and is_first_process():
+            trace = Profile(directory.profile, *profile, begun=begun)
+            stack.callback(trace.close)
+            after_step.insert(0, trace)
         try:
             loop(state, source, plan.feed, step, steps=plan.steps, hooks=after_step)
         except Stopped as reason:
@@ -150,6 +156,67 @@ def train(plan: Plan, directory: RunDirectory, preemption: Preemption) -> None:
         except RewardError:
             saver.save()
             raise
+
+
+def newest(checkpoints: Checkpoints) -> int:
+    """The step to go on from; 0 at the beginning.
+
+    Raises:
+        ValueError: If there are checkpoints and none is whole.
+    """
+    begun = checkpoints.latest()
+    if begun is None and checkpoints.damaged:
+        raise ValueError(
+            f"No checkpoint in {checkpoints.folder} is whole: {checkpoints.damaged}."
+            " Restore one of them, or choose another --workdir to begin again."
+        )
+    return begun or 0
+
+
+def nothing_left(
+    plan: Plan, begun: int, history: hooks.History | None, watch: hooks.Watch | None
+) -> str | None:
+    """Why a run does not go on after step `begun`; None if it does."""
+    if begun >= plan.steps:
+        return f"is at step {begun} of {plan.steps}: nothing is left to do"
+    if history is not None and history.is_over(plan.config["stop"]["patience"]):
+        return f"stopped early at step {begun}; raise config.stop.patience to go on"
+    if watch is not None and watch.is_cheated:
+        return f"stopped early at step {begun}; change config.stop.watch to go on"
+    return None
+
+
+class Start(NamedTuple):
+    """What a run begins with, apart from its state.
+
+    Attributes:
+        plan: With reward models, and with the reference's scores where they are kept.
+        frozen: Parameters that do not train.
+        reference: Those of the policy to compare with while training, if any.
+        source: At its beginning.
+        facts: Digests that a run must go on with.
+    """
+
+    plan: Plan
+    frozen: Params
+    reference: Params | None
+    source: Source
+    facts: dict[str, str | None]
+
+
+def start(plan: Plan) -> Start:
+    """Reads all weights but those that train, and makes the source."""
+    frozen = weights.load_frozen(plan)
+    reference = weights.load_reference(plan, frozen)
+    plan, digests = weights.load_rewards(plan)
+    facts = {"frozen": digest(frozen), "reference": digest(reference), **digests}
+    if plan.config["cache_reference"]:
+        score, known = reference_score(plan, reference), facts["reference"]
+        assert score is not None  # a config without a reference has nothing to keep
+        assert known is not None
+        plan = reference_cache.with_scores(plan, score, known)
+        reference = None
+    return Start(plan, frozen, reference, make_source(plan, frozen, reference), facts)
 
 
 def restored(
@@ -188,43 +255,45 @@ def make_evaluation(
     return hooks.evaluate(report, measure, history, every=every, steps=plan.steps)
 
 
-def make_hooks(
+def tables(source: Source, report: Report | None, *, every: int) -> list[Hook]:
+    """Writes what a policy sampled, where it did."""
+    if not isinstance(source, Rollout):
+        return []
+    return [hooks.table(report, lambda: source.table, every=every)]
+
+
+def make_end(
     plan: Plan,
-    state: TrainState,
-    source: Source,
-    report: Report | None,
-    history: hooks.History | None,
-    watch: hooks.Watch | None,
     saver: hooks.Saver,
     preemption: Preemption,
-    bar: hooks.Advance,
-    evaluate: Hook,
-) -> list[Hook]:
-    """What happens after a step, in order: what a checkpoint should know comes before it."""
-    every, steps = plan.config["every"], plan.steps
-    tokens = state.tokens.value
-    after_step = [hooks.log(report, bar, tokens=tokens, every=every["log"], steps=steps)]
-    if isinstance(source, Rollout):
-        after_step.append(hooks.table(report, lambda: source.table, every=every["samples"]))
+    history: hooks.History | None,
+    watch: hooks.Watch | None,
+) -> Hook:
+    """Ends the run for any of the reasons that its config gives, or when asked to."""
     stop = plan.config["stop"]
-    end = hooks.end(
+    return hooks.end(
         saver,
         preemption,
         history,
         watch,
-        log_every=every["log"],
-        steps=steps,
+        log_every=plan.config["every"]["log"],
+        steps=plan.steps,
         patience=stop["patience"],
         skipped=stop["skipped"],
     )
-    return [*after_step, evaluate, saver, end]
 
 
 def compiled_step(plan: Plan, frozen: Params) -> Step:
     """The train step on the mesh, its state donated."""
-    step = jax.jit(
+    step = jitted_step(plan)
+    return lambda state, batch: step(state, frozen, batch)
+
+
+def jitted_step(plan: Plan) -> Any:
+    """The same as a jitted function of state, frozen parameters and batch."""
+    return jax.jit(
         functools.partial(
-            train_step,
+            on_mesh(plan.mesh, train_step),
             graph=plan.structure.graph,
             objective=plan.objective,
             optimizer=plan.optimizer,
@@ -235,7 +304,6 @@ def compiled_step(plan: Plan, frozen: Params) -> Step:
         out_shardings=(plan.where, replicated(plan.mesh)),
         donate_argnums=0,
     )
-    return lambda state, batch: step(state, frozen, batch)
 
 
 def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hooks.History | None:
@@ -245,7 +313,8 @@ def past_evaluations(config: Config, directory: RunDirectory, begun: int) -> hoo
     metric = config["keep"]["metric"]
     lines = [line for line in logged(directory, begun) if metric in line]
     value = lambda line: math.nan if line[metric] is None else line[metric]  # null: not finite
-    return hooks.History(metric, [(line["step"], value(line)) for line in lines])
+    past = [(line["step"], value(line)) for line in lines]
+    return hooks.History(metric, past, best_mode(config))
 
 
 def past_rollouts(config: Config, directory: RunDirectory, begun: int) -> hooks.Watch | None:
@@ -253,7 +322,8 @@ def past_rollouts(config: Config, directory: RunDirectory, begun: int) -> hooks.
     reward, window = config["stop"]["watch"], config["stop"]["window"]
     if reward is None:
         return None
-    watch = hooks.Watch(reward, window)
+    mode = retention.best_mode(f"rewards/{reward}", reward_weights(config))
+    watch = hooks.Watch(reward, window, mode)
     for line in logged(directory, begun):
         if "reward" in line:
             watch.add(line)
@@ -266,72 +336,3 @@ def logged(directory: RunDirectory, begun: int) -> Iterator[dict[str, Any]]:
         values = json.loads(line) if line.endswith("}") else {"step": begun + 1}
         if values["step"] <= begun:
             yield values
-
-
-UNITS = {"sft": "examples", "dpo": "pairs", "reward_model": "pairs"}
-
-
-def unit_of(config: Config) -> str:
-    """What a run's data is counted in."""
-    if config["objective"].get("loss") == "regression":
-        return "texts"
-    return "problems" if config["rollout"] else UNITS[config["objective"]["name"]]
-
-
-def group_size(config: Config) -> int:
-    """Responses to a prompt that a step learns from."""
-    if at(config, "selection.name") in GROUP:
-        return GROUP[config["selection"]["name"]]
-    if config["rollout"] is not None:
-        return config["rollout"]["responses"]
-    return 2 if config["objective"].get("loss", "") not in ("", "regression") else 1
-
-
-def summary(plan: Plan, begun: int) -> str:
-    """What is about to happen, and what it takes of each device's memory."""
-    config, data = plan.config, plan.data.report
-    rows, compute = config["batch"], plan.base.compute
-    group = group_size(config)
-    needed = memory.state_bytes(plan.shapes, plan.where)
-    whole = memory.parameter_bytes(plan.base.params, plan.whole_where)
-    if config["lora"] is not None:
-        needed["frozen base"] = whole
-    elif weights.needs_reference(config) and not config["cache_reference"]:
-        needed["reference"] = whole
-    responses = rows["prompts"] // rows["micro_batches"] // jax.process_count() * group
-    needed |= memory.activation_bytes(
-        plan.origin.architecture,
-        compute,
-        plan.mesh,
-        responses=responses,
-        tokens=rows["tokens"],
-        has_logits=config["objective"]["name"] != "reward_model",
-    )
-    if plan.scorers:
-        needed["reward models"] = sum(
-            memory.parameter_bytes(scorer.structure.params, scorer.where)
-            for scorer in plan.scorers.values()
-        )
-    if plan.is_rl:
-        needed["sampler's weights"] = memory.parameter_bytes(
-            plan.base.params, jax.tree.map(lambda _: replicated(plan.mesh), plan.base.params)
-        )
-        needed["cache"] = memory.cache_bytes(
-            plan.policy.architecture,
-            compute,
-            rows=config["sampling"]["batch_rows"],
-            tokens=rows["tokens"],
-        )
-    kinds = ", ".join(f"{kind} {memory.readable(size)}" for kind, size in needed.items())
-    losses = [f"{count} dropped that {why}" for why, count in data.losses.items() if count]
-    kept = ", ".join([f"{data.kept} {unit_of(config)} kept, {data.truncated} of them cut", *losses])
-    return "\n".join(
-        [
-            f"{'Going on after step ' + str(begun) if begun else 'Training'} for"
-            f" {plan.steps - begun} steps on {plan.mesh.size} device(s):"
-            f" {', '.join(f'{axis} {size}' for axis, size in plan.mesh.shape.items())}.",
-            f"Data: {kept}; {len(plan.data.heldout)} held out.",
-            *(learned_rewards.described(name, scorer) for name, scorer in plan.scorers.items()),
-            f"Memory of a device, at most: {memory.readable(sum(needed.values()))} ({kinds}).",
-        ]
-    )

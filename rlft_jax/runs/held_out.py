@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlft_jax.config.checks import answers
+from rlft_jax.config.derived import answering, answers
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.problems import Problems, encode_problem
 from rlft_jax.metrics import Mean, Metrics, merged
+from rlft_jax.models.attention import on_mesh
 from rlft_jax.runs.plan import Plan
 from rlft_jax.runs.sources import collation, policy_sampler
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.tasks import TASKS
 from rlft_jax.tasks.problem import Problem
-from rlft_jax.training.hooks import over_processes
+from rlft_jax.training.processes import over_processes
 from rlft_jax.training.step import Params, score_step
 
 Measure = Callable[[Params], Metrics]
@@ -40,9 +41,8 @@ def measure(plan: Plan, frozen: Params, reference: Params | None) -> Measure:
 
 def loss(plan: Plan, frozen: Params, reference: Params | None, items: Sequence[Any]) -> Measure:
     """A function that measures the objective on items that others wrote."""
-    compiled = jax.jit(
-        functools.partial(score_step, graph=plan.structure.graph, score=plan.objective)
-    )
+    score = on_mesh(plan.mesh, score_step)
+    compiled = jax.jit(functools.partial(score, graph=plan.structure.graph, score=plan.objective))
     collated = collation(plan, reference)
     prompts = plan.config["batch"]["prompts"] // jax.process_count()
     # Every process takes part in every batch, so all have equally many of one size.
@@ -65,9 +65,9 @@ def loss(plan: Plan, frozen: Params, reference: Params | None, items: Sequence[A
 
 def responses(plan: Plan, frozen: Params, posed: Sequence[Problem]) -> Measure:
     """A function that measures responses to problems: how many are right, end, and earn what."""
-    section, tokenizer = plan.config["evaluation"], plan.policy.tokenizer
-    how = {name: section[name] for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-    sample = policy_sampler(plan, frozen, SamplingSettings(stop_ids=plan.policy.stop_ids, **how))
+    tokenizer = plan.policy.tokenizer
+    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **answering(plan.config))
+    sample = policy_sampler(plan, frozen, settings)
     numbers = range(jax.process_index(), len(posed), jax.process_count())
     mine = [posed[i] for i in numbers]
     prompts = [encode_problem(problem, tokenizer) for problem in mine]

@@ -12,11 +12,14 @@ from jax.sharding import PartitionSpec as P
 
 from rlft_jax.batch import Batch
 from rlft_jax.logprobs import response_logprobs
+from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.rollout import Score
 from rlft_jax.runs import loading
 from rlft_jax.runs.loading import Origin, Policy
-from rlft_jax.sampling.sampler import Completion, Sampler, SamplingSettings
+from rlft_jax.sampling.sampler import Sampler
+from rlft_jax.sampling.settings import SamplingSettings
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.training.feeding import Feed, scorer
 from rlft_jax.training.sharding import ROWS, make_mesh, replicated
 from rlft_jax.training.step import Params, score_step
@@ -76,7 +79,7 @@ def policy_score(
     """Returns a function of parameters and responses that gives each token's log-probability."""
     score = functools.partial(response_logprobs, temperature=temperature)
     compiled = jax.jit(
-        functools.partial(score_step, graph=graph, score=score),
+        functools.partial(on_mesh(feed.mesh, score_step), graph=graph, score=score),
         out_shardings=NamedSharding(feed.mesh, P(None, ROWS)),
     )
 

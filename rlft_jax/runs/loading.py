@@ -1,5 +1,6 @@
 """A policy from wherever it is: a Hugging Face folder, a hub name, or a run directory."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,17 +10,18 @@ import jax
 from flax import nnx
 from jaxtyping import PyTree
 
+from rlft_jax.config.derived import best_mode, with_paths
 from rlft_jax.data.formatter_file import save_formatter
 from rlft_jax.data.formatting import Formatter
 from rlft_jax.data.tokenizer import Tokenizer, load_tokenizer, stop_ids
+from rlft_jax.files import written_whole
 from rlft_jax.models import convert, lora, peft
 from rlft_jax.models.convert_config import read_architecture, read_json
 from rlft_jax.models.digest import digest
 from rlft_jax.models.new_folder import new_folder
-from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from rlft_jax.models.qwen2 import Architecture, Compute, Dtype, Qwen2
 from rlft_jax.training import step_folders
 from rlft_jax.training.checkpoint import Checkpoints
-from rlft_jax.training.retention import best_mode
 from rlft_jax.training.run_directory import RunDirectory
 from rlft_jax.training.step import Params
 
@@ -64,6 +66,12 @@ class Structure(NamedTuple):
     compute: Compute
     params: Shapes
     frozen: Shapes
+
+    def computing_in(self, dtype: Dtype) -> nnx.GraphDef:
+        """The same model's graph, to compute in another type."""
+        model = nnx.merge(self.graph, self.params, self.frozen)
+        model.compute = dataclasses.replace(model.compute, dtype=dtype)
+        return nnx.split(model)[0]
 
 
 def find(model: str) -> Origin:
@@ -160,7 +168,7 @@ def checkpoints(run: RunDirectory, config: dict[str, Any]) -> Checkpoints:
         keep_last=keep["last"],
         keep_every=keep["every"],
         keep_best=keep["best"],
-        best_mode=best_mode(keep["metric"]),
+        best_mode=best_mode(config),
     )
 
 
@@ -222,9 +230,26 @@ def adapter_of(
     return settings, restored(run, step, shapes, places(shapes, host()))
 
 
+def keep_places(run: RunDirectory, config: dict[str, Any]) -> None:
+    """Writes where the folders and files are that the config names, as seen from anywhere."""
+    found: dict[str, str] = {}
+
+    def keep(path: str) -> str:
+        place = Path(path).expanduser().absolute()
+        if place.exists():  # otherwise it is a name on the hub
+            found[path] = str(place)
+        return path
+
+    with_paths(config, keep)
+    with written_whole(run.places) as file:
+        json.dump(found, file, indent=2)
+
+
 def read_config(run: RunDirectory) -> dict[str, Any]:
-    """The resolved config that a run began with."""
-    return json.loads(run.config.read_text())
+    """The resolved config that a run began with; what it names is named as seen from anywhere."""
+    config = read_json(run.config)
+    known = read_json(run.places) if run.places.exists() else {}
+    return with_paths(config, lambda path: known.get(path, path))
 
 
 def adapter_settings(section: dict[str, Any], architecture: Architecture) -> lora.Settings:

@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
-from rlft_jax.config.binding import bind
-from rlft_jax.config.checks import is_rl
+from rlft_jax.config import checks
+from rlft_jax.config.binding import bind, refusal
+from rlft_jax.config.derived import is_rl
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.encoding import Data, Progress
 from rlft_jax.data.formatting import Formatter
@@ -19,11 +20,11 @@ from rlft_jax.data.pipeline import steps_for
 from rlft_jax.data.preferences import Preferences
 from rlft_jax.data.problems import Problems
 from rlft_jax.data.reward_data import RewardData
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Architecture, Compute
 from rlft_jax.objectives import OBJECTIVES
-from rlft_jax.progress import progress
+from rlft_jax.progress import Advance, progress
 from rlft_jax.rewards import RewardError, WeightedRewards, combined
-from rlft_jax.runs import learned_rewards, loading, reward_models
+from rlft_jax.runs import learned_rewards, loading, requirements, reward_models
 from rlft_jax.runs.loading import Origin, Places, Structure
 from rlft_jax.runs.reward_models import RewardOrigin
 from rlft_jax.runs.scoring import Scorer
@@ -34,6 +35,7 @@ from rlft_jax.training.sharding import make_mesh, shardings
 from rlft_jax.training.step import Objective, TrainState, init_state
 
 Config = dict[str, Any]
+Made = TypeVar("Made")
 
 
 class Plan(NamedTuple):
@@ -115,16 +117,20 @@ def make_plan(config: Config) -> Plan:
     Raises:
         ValueError: If a checkpoint, data or reward cannot be used, or the mesh does not fit.
     """
+    lacking = [*requirements.misfits(config), *requirements.missing(config)]
+    if lacking:
+        raise refusal(lacking)
     mesh = bind(make_mesh, config["mesh"])()
-    rows = config["batch"]
-    if rows["prompts"] // rows["micro_batches"] % jax.process_count():
-        raise ValueError(
-            f"config.batch.prompts = {rows['prompts']} in {rows['micro_batches']} micro-batches do"
-            f" not divide over {jax.process_count()} processes."
-        )
-    reward = rewards_of(config) if is_rl(config) else None
-    scorers = learned_rewards.plan_scorers(reward.learned, mesh) if reward is not None else {}
-    origin, structure, base, data = parts_of(config)
+    # Each of these is read whatever is wrong with the others.
+    failures = Failures()
+    reward = failures.collect(lambda: rewards_of(config)) if is_rl(config) else None
+    learned = {} if reward is None else reward.learned
+    scorers = failures.collect(lambda: learned_rewards.plan_scorers(learned, mesh))
+    parts = failures.collect(lambda: parts_of(config))
+    failures.refuse()
+    assert scorers is not None
+    assert parts is not None
+    origin, structure, base, data = parts
     if config["every"]["evaluate"] and not data.heldout:
         raise ValueError(
             f"config.every.evaluate = {config['every']['evaluate']}, but nothing is held out: raise"
@@ -133,6 +139,9 @@ def make_plan(config: Config) -> Plan:
     if scorers:
         learned_rewards.check_prompts(scorers, [*itertools.chain(*data.parts), *data.heldout])
     steps = count_steps(config, data.size)
+    too_warm = [*checks.warmup(config, steps)]
+    if too_warm:
+        raise refusal(too_warm)
     name = config["optimizer"]["name"]
     optimizer = bind(OPTIMIZERS[name], config["optimizer"])(steps)
     shapes = jax.eval_shape(lambda params: init_state(params, optimizer), structure.params)
@@ -151,6 +160,28 @@ def make_plan(config: Config) -> Plan:
         where=where,
         scorers=scorers,
     )
+
+
+class Failures:
+    """What users did wrong in several places, to be told together."""
+
+    def __init__(self):
+        self._errors: list[ValueError] = []
+
+    def collect(self, act: Callable[[], Made]) -> Made | None:
+        """Returns what `act` does; None if that failed."""
+        try:
+            return act()
+        except ValueError as error:
+            self._errors.append(error)
+            return None
+
+    def refuse(self) -> None:
+        """Raises what was collected, if anything was."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise refusal(map(str, self._errors)) from self._errors[0]
 
 
 def rewards_of(config: Config) -> WeightedRewards:
@@ -174,6 +205,11 @@ def reward_parts(config: Config) -> tuple[RewardOrigin, Structure, Structure, Da
     path, parameters = section.pop("path"), section.pop("parameters")
     texts = {**config["formatter"], "tokens": config["batch"]["tokens"]}
     origin = reward_models.find(path, parameters=parameters, **texts)
+    if section["attention"] != "auto" and not isinstance(origin.architecture, Architecture):
+        raise ValueError(
+            f"config.model.attention = {section['attention']!r} has no effect on an encoder, which"
+            " has a way of its own; leave it at 'auto'."
+        )
     structure = reward_models.structure(origin.architecture, Compute(**section))
     read, loss = bind(RewardData, config["data"])().read, config["objective"]["loss"]
     with encoding() as show:
@@ -210,11 +246,6 @@ def check_lengths(config: Config, most: int) -> None:
                 f"config.evaluation.max_new_tokens = {evaluation['max_new_tokens']} after prompts"
                 f" of up to {tokens - sampling['max_new_tokens']} tokens"
             )
-        if config["rollout"]["responses"] > sampling["batch_rows"]:
-            raise ValueError(
-                f"config.rollout.responses = {config['rollout']['responses']} to a prompt are"
-                f" sampled together; raise config.sampling.batch_rows = {sampling['batch_rows']}."
-            )
     if wrong:
         raise ValueError(f"The model has {most} positions, too few for {' and '.join(wrong)}.")
 
@@ -232,15 +263,20 @@ def read_data(config: Config, origin: Origin) -> Data:
 
 @contextlib.contextmanager
 def encoding() -> Iterator[Progress]:
-    """Shows how far the encoding of each data set has come."""
-    with progress("Encoding", 100, unit="%") as advance:
+    """Shows how far the encoding has come, of each data set by a bar of its own."""
+    with contextlib.ExitStack() as bar:
+        advance: Advance | None = None
         done = 0
 
         def show(rows: int, total: int) -> None:
-            nonlocal done
-            percent = 100 * rows // max(total, 1)
-            advance(max(percent - done, 0))
-            done = percent
+            nonlocal advance, done
+            if advance is None:
+                advance = bar.enter_context(progress("Encoding", total, unit="rows"))
+            advance(rows - done)
+            done = rows
+            if rows == total:
+                bar.close()
+                advance, done = None, 0
 
         yield show
 

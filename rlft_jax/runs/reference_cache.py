@@ -16,8 +16,9 @@ from rlft_jax.batch import Example, Responses
 from rlft_jax.environment import cache_folder
 from rlft_jax.files import written_whole
 from rlft_jax.progress import is_first_process, progress, say
-from rlft_jax.rollout import Score, gathered_everywhere
+from rlft_jax.rollout import Score
 from rlft_jax.runs.plan import Plan
+from rlft_jax.training.processes import gathered_everywhere
 
 # Counts up when the files' content changes.
 FORMAT = 1
@@ -116,7 +117,7 @@ def read(file: Path, pairs: Sequence[Pair]) -> list[tuple[Float[np.ndarray, " _"
         ValueError: If the file is damaged.
     """
     try:
-        with np.load(file) as opened:
+        with file.open("rb") as raw, np.load(raw) as opened:
             values = opened["logprobs"]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is damaged ({error}). Delete it, and start again.") from error

@@ -10,13 +10,14 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from rlft_jax.data.formatting import Formatter, Preset, TooLong
+from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.qwen2 import Compute
-from rlft_jax.rollout import gathered_everywhere
 from rlft_jax.runs import reward_models
 from rlft_jax.runs.loading import Places, Structure
 from rlft_jax.runs.reward_models import RewardOrigin
 from rlft_jax.texts import Text, Texts
 from rlft_jax.training.feeding import Feed
+from rlft_jax.training.processes import gathered_everywhere
 from rlft_jax.training.sharding import make_mesh, replicated, shardings
 from rlft_jax.training.step import Params, score_step
 
@@ -68,7 +69,7 @@ class Scorer(NamedTuple):
         feed = Feed(self.mesh, tokens=self.formatter.tokens, packed=False)
         compiled = jax.jit(
             functools.partial(
-                score_step,
+                on_mesh(self.mesh, score_step),
                 graph=self.structure.graph,
                 score=lambda model, batch: model.scores(batch),
             ),

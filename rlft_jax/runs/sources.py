@@ -11,13 +11,16 @@ from rlft_jax.config.binding import bind
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.reward_rows import texts_of
+from rlft_jax.models.qwen2 import Dtype
 from rlft_jax.objectives import rloo
 from rlft_jax.rollout import Engine, Rollout, Score
 from rlft_jax.runs import loading
 from rlft_jax.runs.inference import policy_score
 from rlft_jax.runs.plan import Plan
 from rlft_jax.runs.reference_cache import ScoredPair
-from rlft_jax.sampling.sampler import Completion, Sampler, SamplingSettings
+from rlft_jax.sampling.sampler import Sampler
+from rlft_jax.sampling.settings import SamplingSettings
+from rlft_jax.sampling.transcripts import Completion
 from rlft_jax.selection import SELECTIONS
 from rlft_jax.training.feeding import Padded
 from rlft_jax.training.loop import Draw, Source
@@ -44,8 +47,14 @@ class Dataset:
         self._items.set_state(state)
 
 
-def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
-    """The source that a run's config describes, at its beginning."""
+def make_source(
+    plan: Plan, frozen: Params, reference: Params | None, engine: Engine | None = None
+) -> Source:
+    """The source that a run's config describes, at its beginning.
+
+    Args:
+        engine: What rollouts are done with, in the place of `make_engine`'s.
+    """
     config, processes = plan.config, jax.process_count()
     prompts = config["batch"]["prompts"]
     if plan.is_rl:
@@ -60,7 +69,7 @@ def make_source(plan: Plan, frozen: Params, reference: Params | None) -> Source:
     )
     if not plan.is_rl:
         return Dataset(stream, collation(plan, reference))
-    engine = make_engine(plan, frozen, reference)
+    engine = engine or make_engine(plan, frozen, reference)
     return bind(Rollout, config["rollout"])(stream, engine, jax.process_index(), processes)
 
 
@@ -101,12 +110,16 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     """What rollouts are done with."""
     config, tokenizer = plan.config, plan.policy.tokenizer
     assert plan.reward is not None
-    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **config["sampling"])
-    sample = policy_sampler(plan, frozen, settings)
+    how = dict(config["sampling"])
+    dtype = how.pop("dtype") or plan.base.compute.dtype
+    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **how)
+    sample = policy_sampler(plan, frozen, settings, dtype)
     advantages, selection = config["advantages"], config["selection"]
     is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
+    # In float32 the sampler's own log-probabilities are the trainer's, but for rounding.
+    is_exact = dtype == plan.base.compute.dtype == "float32"
     old_score = None
-    if advantages is not None and (is_reused or advantages["kl_weight"]):
+    if advantages is not None and (is_reused or (advantages["kl_weight"] and not is_exact)):
         old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),
@@ -122,10 +135,17 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     )
 
 
-def policy_sampler(plan: Plan, frozen: Params, settings: SamplingSettings):
-    """A function that samples by the trainable parameters, on all devices of this process."""
+def policy_sampler(
+    plan: Plan, frozen: Params, settings: SamplingSettings, dtype: Dtype | None = None
+):
+    """A function that samples by the trainable parameters, on all devices of this process.
+
+    Args:
+        dtype: What to compute in, from a copy of the parameters; as training does if None.
+    """
+    structure = plan.structure
     sampler = Sampler(
-        plan.structure.graph,
+        structure.graph if dtype is None else structure.computing_in(dtype),
         settings,
         decode=plan.origin.tokenizer.decode,
         mesh=local_mesh(plan.mesh),

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from rlft_jax.config.checks import needs_reference
+from rlft_jax.config.derived import needs_reference
 from rlft_jax.models import peft
 from rlft_jax.models.digest import digest
 from rlft_jax.runs import learned_rewards, loading, reward_models

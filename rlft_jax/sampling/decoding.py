@@ -1,13 +1,14 @@
-"""The compiled half of sampling: prefill, decode, and what is done to logits in between.
+"""The compiled half of sampling: prefill, admission, and decoding a chunk of tokens at a time.
 
-A prompt is prefilled once. Its keys and values are shared by its G samples; what a sample adds
-lies in buffers of its own, one pair per layer, in which all rows write the same column, so that a
-step is one update in place per buffer. Every array here starts with the axis of prompts.
+Every sample at work has a row, and column t of its row holds token t of prompt and completion,
+whenever it came and whoever else is there. While a chunk is decoded the cache is only read: what
+is new lies in small buffers in which all rows write the same column, and moves to each row's own
+place at the end of the chunk.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,219 +16,257 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt
 
 from rlft_jax.models.qwen2 import Block, Qwen2
+from rlft_jax.sampling.drawing import drawn, likeliest
 from rlft_jax.sampling.filters import Filter, penalise_repetition
+from rlft_jax.sampling.weights import Weights, assembled, embedded
 
 
-class Prefix(NamedTuple):
-    """What stays the same while decoding.
-
-    Attributes:
-        keys, values: Of the prompts, one per layer, padded on the left.
-        lengths: Tokens of each prompt.
-        random: A key per sample; token t is drawn with `fold_in(key, t)`.
-    """
-
-    keys: tuple[Float[Array, "B K H P"], ...]
-    values: tuple[Float[Array, "B K P H"], ...]
-    lengths: Int[Array, " B"]
-    random: Key[Array, "B G"]
-
-
-class State(NamedTuple):
-    """What a decode step changes.
+class Prompts(NamedTuple):
+    """Prompts that were read, each once for all of its samples.
 
     Attributes:
         hidden: The last token's normalised state, which predicts the next token.
-        keys, values: Of the sampled tokens, one per layer; column t holds token t of every row.
+        keys, values: One per layer, padded on the right.
+        lengths: Tokens of each prompt.
+        seen: Tokens that occur in it, if repetition is penalised.
+    """
+
+    hidden: Float[Array, "B D"]
+    keys: tuple[Float[Array, "B K H P"], ...]
+    values: tuple[Float[Array, "B K P H"], ...]
+    lengths: Int[Array, " B"]
+    seen: Bool[Array, "B V"] | None
+
+
+class Rows(NamedTuple):
+    """Samples at work; what a free row holds means nothing.
+
+    Attributes:
+        hidden: The last token's normalised state, which predicts the next token.
+        keys, values: Of prompt and completion, one per layer.
+        lengths: Tokens in the cache.
+        said: Of them, tokens of the completion.
+        random: A key per sample; token t is drawn by `fold_in(key, t)`.
         seen: Tokens that occurred so far, if repetition is penalised.
     """
 
-    hidden: Float[Array, "B G D"]
-    keys: tuple[Float[Array, "B K G H S"], ...]
-    values: tuple[Float[Array, "B K G S H"], ...]
-    seen: Bool[Array, "B G V"] | None
+    hidden: Float[Array, "R D"]
+    keys: tuple[Float[Array, "R K H C"], ...]
+    values: tuple[Float[Array, "R K C H"], ...]
+    lengths: Int[Array, " R"]
+    said: Int[Array, " R"]
+    random: Key[Array, " R"]
+    seen: Bool[Array, "R V"] | None
 
 
-class Weights(NamedTuple):
-    """A model's parameters made ready for decoding: cast, and layer by layer."""
+class Chunk(NamedTuple):
+    """What a decode step changes; column i holds what token i of the chunk adds to the cache."""
 
-    outer: PyTree
-    layers: tuple[PyTree, ...]
-
-
-def decode_weights(params: PyTree, *, graph: nnx.GraphDef) -> Weights:
-    """Casts parameters as the model would at every use, and takes stacked layers apart."""
-    model: Qwen2 = nnx.merge(graph, params)
-
-    def cast(path: Any, x: Array) -> Array:
-        # The norms compute in float32, and so does the trainer.
-        is_norm = path[-1].key == "scale"
-        return x if is_norm else x.astype(model.compute.dtype)
-
-    pure = lambda module: nnx.to_pure_dict(nnx.state(module))
-    outer = {name: x for name, x in params.items() if name != "layers"}
-    layers = tuple(pure(block) for block in model.blocks())
-    return Weights(*jax.tree_util.tree_map_with_path(cast, (outer, layers)))
-
-
-def _assembled(weights: Weights, graph: nnx.GraphDef) -> tuple[Qwen2, list[Block]]:
-    """The model and its layers; nothing reads the stack again, so it is never computed."""
-    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *weights.layers)
-    model = nnx.merge(graph, {**weights.outer, "layers": stacked})
-    block, _ = nnx.split(model.layers)
-    return model, [nnx.merge(block, layer) for layer in weights.layers]
+    hidden: Float[Array, "R D"]
+    keys: tuple[Float[Array, "R K H s"], ...]
+    values: tuple[Float[Array, "R K s H"], ...]
+    seen: Bool[Array, "R V"] | None
 
 
 def prefill(
     params: PyTree,
     tokens: Int[Array, "B P"],
     lengths: Int[Array, " B"],
-    requests: UInt[Array, " B"],
-    seed: UInt[Array, ""],
     *,
     graph: nnx.GraphDef,
-    samples: int,
-    columns: int,
     with_seen: bool,
-) -> tuple[Prefix, State]:
-    """Reads prompts that are padded on the left, with room for `columns` tokens to follow."""
+) -> Prompts:
+    """Reads prompts that are padded on the right."""
     model: Qwen2 = nnx.merge(graph, params)
     B, P = tokens.shape
-    positions_BP = jnp.arange(P)[None] - (P - lengths[:, None])
-    is_prompt_BP = positions_BP >= 0
-    hidden_BPD, (keys, values) = model.prefill(
-        tokens, is_prompt_BP.astype(jnp.int32), jnp.maximum(positions_BP, 0)
-    )
-    prefix = Prefix(
-        keys=tuple(jnp.transpose(k_BPKH, (0, 2, 3, 1)) for k_BPKH in keys),
-        values=tuple(jnp.transpose(v_BPKH, (0, 2, 1, 3)) for v_BPKH in values),
-        lengths=lengths,
-        random=_random_keys(seed, requests, samples),
-    )
-    L, _, _, K, H = keys.shape
-    spread = lambda x: jnp.broadcast_to(x[:, None], (B, samples, *x.shape[1:]))
+    positions_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
+    is_prompt_BP = positions_BP < lengths[:, None]
+    hidden_BPD, (keys, values) = model.prefill(tokens, is_prompt_BP.astype(jnp.int32), positions_BP)
+    last_B = jnp.maximum(lengths - 1, 0)
     seen = None
     if with_seen:
         V = model.architecture.vocabulary
-        places = jnp.where(is_prompt_BP, tokens, V)
         mark = lambda places_P: jnp.zeros(V, bool).at[places_P].set(True, mode="drop")
-        seen = spread(jax.vmap(mark)(places))
-    state = State(
-        hidden=spread(hidden_BPD[:, -1]),
-        keys=tuple(jnp.zeros((B, K, samples, H, columns), keys.dtype) for _ in range(L)),
-        values=tuple(jnp.zeros((B, K, samples, columns, H), keys.dtype) for _ in range(L)),
+        seen = jax.vmap(mark)(jnp.where(is_prompt_BP, tokens, V))
+    return Prompts(
+        hidden=jnp.take_along_axis(hidden_BPD, last_B[:, None, None], axis=1)[:, 0],
+        keys=tuple(jnp.transpose(k_BPKH, (0, 2, 3, 1)) for k_BPKH in keys),
+        values=tuple(jnp.transpose(v_BPKH, (0, 2, 1, 3)) for v_BPKH in values),
+        lengths=lengths,
         seen=seen,
     )
-    return prefix, state
 
 
-def _random_keys(seed: Array, requests: UInt[Array, " B"], samples: int) -> Key[Array, "B G"]:
-    of_prompts = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), requests)
-    of_samples = jax.vmap(jax.random.fold_in, (None, 0))
-    return jax.vmap(of_samples, (0, None))(of_prompts, jnp.arange(samples))
+def free_rows(prompts: Prompts, *, rows: int, columns: int) -> Rows:
+    """Rows for samples of such prompts, all free."""
+
+    def like(x: Array, column_axis: int | None = None) -> Array:
+        shape = [rows, *x.shape[1:]]
+        if column_axis is not None:
+            shape[column_axis] = columns
+        return jnp.zeros(shape, x.dtype)
+
+    return Rows(
+        hidden=like(prompts.hidden),
+        keys=tuple(like(k, 3) for k in prompts.keys),
+        values=tuple(like(v, 2) for v in prompts.values),
+        lengths=like(prompts.lengths),
+        said=like(prompts.lengths),
+        random=jnp.broadcast_to(jax.random.key(0), (rows,)),
+        seen=None if prompts.seen is None else like(prompts.seen),
+    )
 
 
-def widened(state: State, *, columns: int) -> State:
-    """The same state with room for `columns` tokens."""
-    more = columns - state.keys[0].shape[-1]
+def admit(
+    rows: Rows,
+    prompts: Prompts,
+    places: Int[Array, " n"],
+    sources: Int[Array, " n"],
+    requests: UInt[Array, " n"],
+    samples: Int[Array, " n"],
+    seed: UInt[Array, ""],
+) -> Rows:
+    """Starts samples of prompts in some rows.
+
+    Args:
+        places: The row of each; beyond the last one for none.
+        sources: The prompt of each.
+        requests, samples: What its randomness comes from, beside the seed.
+    """
+    P = prompts.keys[0].shape[-1]
+    put = lambda x, new: x.at[places].set(new[sources], mode="drop")
+    put_keys = lambda x, new: x.at[places, :, :, :P].set(new[sources], mode="drop")
+    put_values = lambda x, new: x.at[places, :, :P].set(new[sources], mode="drop")
+    fold_in = jax.vmap(jax.random.fold_in)
+    of_requests = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), requests)
+    return Rows(
+        hidden=put(rows.hidden, prompts.hidden),
+        keys=tuple(map(put_keys, rows.keys, prompts.keys)),
+        values=tuple(map(put_values, rows.values, prompts.values)),
+        lengths=put(rows.lengths, prompts.lengths),
+        said=rows.said.at[places].set(0, mode="drop"),
+        random=rows.random.at[places].set(fold_in(of_requests, samples), mode="drop"),
+        seen=None if rows.seen is None else put(rows.seen, prompts.seen),
+    )
+
+
+def chosen(rows: Rows, places: Int[Array, " r"]) -> Rows:
+    """Some of the rows."""
+    return jax.tree.map(lambda x: x[places], rows)
+
+
+def widened(rows: Rows, *, columns: int) -> Rows:
+    """The same rows with room for so many tokens."""
+    more = columns - rows.keys[0].shape[-1]
     pad = lambda x, axis: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
-    return state._replace(
-        keys=tuple(pad(k, 4) for k in state.keys), values=tuple(pad(v, 3) for v in state.values)
+    return rows._replace(
+        keys=tuple(pad(k, 3) for k in rows.keys), values=tuple(pad(v, 2) for v in rows.values)
     )
 
 
 def decode(
     weights: Weights,
-    prefix: Prefix,
-    state: State,
-    start: Int[Array, ""],
+    rows: Rows,
     *,
     graph: nnx.GraphDef,
     steps: int,
     temperature: float,
     repetition_penalty: float,
     filters: Sequence[Filter],
-) -> tuple[State, Int[Array, "B G s"], Float[Array, "B G s"]]:
-    """Samples tokens `start` to `start + steps` of every row, and their log-probabilities."""
-    model, blocks = _assembled(weights, graph)
+) -> tuple[Rows, Int[Array, "R s"], Float[Array, "R s"]]:
+    """Samples the next tokens of every row, and returns their log-probabilities too."""
+    model, blocks = assembled(weights, graph)
 
-    def step(state: State, t: Array) -> tuple[State, tuple[Array, Array]]:
-        logits_BGV = model.unembed(state.hidden)
-        scores_BGV = logits_BGV if temperature == 0 else logits_BGV / temperature
-        choice_BGV = scores_BGV
-        if state.seen is not None:
-            choice_BGV = penalise_repetition(scores_BGV, state.seen, repetition_penalty)
+    def step(chunk: Chunk, i: Array) -> tuple[Chunk, tuple[Array, Array]]:
+        logits_RV = model.unembed(chunk.hidden)
+        scores_RV = logits_RV if temperature == 0 else logits_RV / temperature
+        choice_RV = scores_RV
+        if chunk.seen is not None:
+            choice_RV = penalise_repetition(scores_RV, chunk.seen, repetition_penalty)
         for keep in filters:
-            choice_BGV = keep(choice_BGV)
-        if temperature != 0:
-            choice_BGV += _gumbel(prefix.random, t, choice_BGV.shape[-1])
-        tokens_BG = choice_BGV.argmax(-1)
-        chosen_BG = jnp.take_along_axis(scores_BGV, tokens_BG[..., None], axis=-1)[..., 0]
-        logprobs_BG = chosen_BG - jax.nn.logsumexp(scores_BGV, axis=-1)
-        return advanced(model, blocks, prefix, state, tokens_BG, t), (tokens_BG, logprobs_BG)
+            choice_RV = keep(choice_RV)
+        is_greedy = temperature == 0
+        tokens_R = (
+            likeliest(choice_RV) if is_greedy else drawn(choice_RV, rows.random, rows.said + i)
+        )
+        chosen_R = jnp.take_along_axis(scores_RV, tokens_R[:, None], axis=-1)[:, 0]
+        logprobs_R = chosen_R - jax.nn.logsumexp(scores_RV, axis=-1)
+        x_RD = embedded(model, weights.words, tokens_R)
+        return advanced(model, blocks, rows, chunk, tokens_R, x_RD, i), (tokens_R, logprobs_R)
 
-    state, outputs = jax.lax.scan(step, state, start + jnp.arange(steps))
-    tokens, logprobs = (jnp.moveaxis(x, 0, -1) for x in outputs)
-    return state, tokens, logprobs
+    buffers = lambda caches, axis: tuple(_columns_like(x, axis, steps) for x in caches)
+    chunk = Chunk(rows.hidden, buffers(rows.keys, 3), buffers(rows.values, 2), rows.seen)
+    chunk, outputs = jax.lax.scan(step, chunk, jnp.arange(steps))
+    tokens, logprobs = (x.swapaxes(0, 1) for x in outputs)
+    return _with_chunk(rows, chunk, steps), tokens, logprobs
 
 
-def _gumbel(random: Key[Array, "B G"], t: Array, V: int) -> Float[Array, "B G V"]:
-    draw = lambda key: jax.random.gumbel(jax.random.fold_in(key, t), (V,))
-    return jax.vmap(jax.vmap(draw))(random)
+def _columns_like(x: Array, axis: int, columns: int) -> Array:
+    return jnp.zeros([columns if i == axis else n for i, n in enumerate(x.shape)], x.dtype)
+
+
+def _with_chunk(rows: Rows, chunk: Chunk, steps: int) -> Rows:
+    """The rows after a chunk: what it added follows what each row had."""
+    put = lambda axis: jax.vmap(
+        functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis), (0, 0, 0)
+    )
+    keys = tuple(put(2)(k, new, rows.lengths) for k, new in zip(rows.keys, chunk.keys))
+    values = tuple(put(1)(v, new, rows.lengths) for v, new in zip(rows.values, chunk.values))
+    return Rows(
+        chunk.hidden, keys, values, rows.lengths + steps, rows.said + steps, rows.random, chunk.seen
+    )
 
 
 def advanced(
     model: Qwen2,
     blocks: Sequence[Block],
-    prefix: Prefix,
-    state: State,
-    tokens: Int[Array, "B G"],
-    t: Int[Array, ""],
-) -> State:
-    """The state after every row has read its token t."""
-    # The samples of a prompt stand where a row's tokens do: what attends to what is up to us.
-    rotation = model.rotation(jnp.broadcast_to(prefix.lengths[:, None] + t, tokens.shape))
-    P, S = prefix.keys[0].shape[-1], state.keys[0].shape[-1]
-    is_prompt_BP = jnp.arange(P)[None] >= P - prefix.lengths[:, None]
-    is_past_BS = jnp.broadcast_to(jnp.arange(S) <= t, (len(tokens), S))
-    mask_BT = jnp.concatenate([is_prompt_BP, is_past_BS], axis=1)
-    keys, values = list(state.keys), list(state.values)
-    x_BGD = model.embedded(tokens)
-    for i, block in enumerate(blocks):
+    rows: Rows,
+    chunk: Chunk,
+    tokens: Int[Array, " R"],
+    x: Float[Array, "R D"],
+    i: Int[Array, ""],
+) -> Chunk:
+    """The chunk after every row has read its token i, which x is the embedding of."""
+    rotation = model.rotation(rows.lengths[:, None] + i)
+    C, s = rows.keys[0].shape[-1], chunk.keys[0].shape[-1]
+    is_past_RC = jnp.arange(C)[None] < rows.lengths[:, None]
+    is_new_Rs = jnp.broadcast_to(jnp.arange(s) <= i, (len(tokens), s))
+    mask_RS = jnp.concatenate([is_past_RC, is_new_Rs], axis=1)
+    keys, values = list(chunk.keys), list(chunk.values)
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i)
+    x_R1D = x[:, None]
+    for layer, block in enumerate(blocks):
 
-        def attend(q: Array, k: Array, v: Array, i: int = i) -> Array:
-            k_BKGH1, v_BKG1H = k.swapaxes(1, 2)[..., None], v.swapaxes(1, 2)[..., None, :]
-            write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=t)
-            keys[i] = write(keys[i], k_BKGH1, axis=4)
-            values[i] = write(values[i], v_BKG1H, axis=3)
-            return _attended(q, prefix.keys[i], prefix.values[i], keys[i], values[i], mask_BT)
+        def attend(q: Array, k: Array, v: Array, layer: int = layer) -> Array:
+            keys[layer] = write(keys[layer], k[:, 0, :, :, None], axis=3)
+            values[layer] = write(values[layer], v[:, 0, :, None, :], axis=2)
+            past = rows.keys[layer], rows.values[layer]
+            return _attended(q[:, 0], *past, keys[layer], values[layer], mask_RS)[:, None]
 
-        x_BGD = block(x_BGD, rotation, attend)
-    seen = state.seen
+        x_R1D = block(x_R1D, rotation, attend)
+    seen = chunk.seen
     if seen is not None:
         seen |= jax.nn.one_hot(tokens, seen.shape[-1], dtype=bool)
-    return State(model.norm(x_BGD), tuple(keys), tuple(values), seen)
+    return Chunk(model.norm(x_R1D[:, 0]), tuple(keys), tuple(values), seen)
 
 
 def _attended(
-    q: Float[Array, "B G N H"],
-    prompt_keys: Float[Array, "B K H P"],
-    prompt_values: Float[Array, "B K P H"],
-    keys: Float[Array, "B K G H S"],
-    values: Float[Array, "B K G S H"],
-    mask: Bool[Array, "B P+S"],
-) -> Float[Array, "B G N H"]:
-    """One softmax, in float32, over a prompt that samples share and the tokens of their own."""
-    B, K, G, H, _ = keys.shape
-    P = prompt_keys.shape[-1]
-    q_BKGnH = q.reshape(B, G, K, -1, H).swapaxes(1, 2)
+    q: Float[Array, "R N H"],
+    past_keys: Float[Array, "R K H C"],
+    past_values: Float[Array, "R K C H"],
+    new_keys: Float[Array, "R K H s"],
+    new_values: Float[Array, "R K s H"],
+    mask: Bool[Array, "R C+s"],
+) -> Float[Array, "R N H"]:
+    """One softmax, in float32, over the cache and what the chunk adds to it."""
+    R, K, H, C = past_keys.shape
+    q_RKnH = q.reshape(R, K, -1, H)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores_BKGnT = jnp.concatenate(
-        [dot("bkgnh,bkhp->bkgnp", q_BKGnH, prompt_keys), dot("bkgnh,bkghs->bkgns", q_BKGnH, keys)],
-        axis=-1,
+    scores_RKnS = jnp.concatenate(
+        [dot("rknh,rkhc->rknc", q_RKnH, keys) for keys in (past_keys, new_keys)], axis=-1
     )
-    scores_BKGnT = jnp.where(mask[:, None, None, None], scores_BKGnT / H**0.5, -jnp.inf)
-    weights_BKGnT = jax.nn.softmax(scores_BKGnT, axis=-1).astype(values.dtype)
-    y_BKGnH = jnp.einsum("bkgnp,bkph->bkgnh", weights_BKGnT[..., :P], prompt_values)
-    y_BKGnH += jnp.einsum("bkgns,bkgsh->bkgnh", weights_BKGnT[..., P:], values)
-    return y_BKGnH.swapaxes(1, 2).reshape(q.shape)
+    scores_RKnS = jnp.where(mask[:, None, None], scores_RKnS / H**0.5, -jnp.inf)
+    weights_RKnS = jax.nn.softmax(scores_RKnS, axis=-1).astype(past_values.dtype)
+    y_RKnH = dot("rknc,rkch->rknh", weights_RKnS[..., :C], past_values)
+    y_RKnH += dot("rknc,rkch->rknh", weights_RKnS[..., C:], new_values)
+    return y_RKnH.astype(q.dtype).reshape(q.shape)

@@ -1,95 +1,30 @@
 """Responses from prompts.
 
-The host cuts prompts into groups of rows, lets the compiled half in `decoding` run a chunk of
-tokens at a time, and looks between chunks whether every row has come to its end.
+The host keeps a queue of samples and a table of rows. It decodes a chunk of tokens at a time, and
+between chunks the rows of samples that came to their end go to those that wait, so that one long
+completion holds up nobody.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rlft_jax.batch import bucket
 from rlft_jax.models.qwen2 import Qwen2
-from rlft_jax.sampling import decoding
-from rlft_jax.sampling.filters import Filter, keep_min_p, keep_top_k, keep_top_p
+from rlft_jax.sampling.decoding import Prompts
+from rlft_jax.sampling.filters import Filter
+from rlft_jax.sampling.programs import programs
+from rlft_jax.sampling.settings import SamplingSettings, refuse
+from rlft_jax.sampling.table import Table, Waiting
 from rlft_jax.sampling.transcripts import Completion, Transcript
 
-# Fewer columns of a cache than this are not worth another compiled program.
-FIRST_COLUMNS = 64
 PROMPT_MULTIPLE = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingSettings:
-    """How to sample; filters apply in the order and with the meaning of `transformers`.
-
-    Attributes:
-        max_new_tokens: The most tokens of a completion.
-        temperature: 0 takes the likeliest token.
-        top_k: Sample among the k likeliest tokens; 0 for all.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        min_p: Sample among tokens at least this share as likely as the likeliest.
-        repetition_penalty: Divides the positive and multiplies the negative logits of tokens
-            that occurred in prompt or completion.
-        stop_ids: A completion ends with the first of these tokens, which belongs to it.
-        stop_strings: A completion ends with the token that completes one of these in its text.
-        batch_rows: Samples decoded at once, at most; changes memory and speed only.
-        chunk: Tokens between two looks at who has finished; changes speed only.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    stop_ids: tuple[int, ...] = ()
-    stop_strings: tuple[str, ...] = ()
-    batch_rows: int = 256
-    chunk: int = 16
-
-    def __post_init__(self):
-        is_filtered = self.top_k or self.top_p != 1 or self.min_p
-        problems = {
-            f"max_new_tokens = {self.max_new_tokens} must be at least 1.": self.max_new_tokens < 1,
-            f"temperature = {self.temperature} must be at least 0.": not self.temperature >= 0,
-            f"top_k = {self.top_k} must be at least 1, or 0 for all tokens.": self.top_k < 0,
-            f"top_p = {self.top_p} must be above 0 and at most 1.": not 0 < self.top_p <= 1,
-            f"min_p = {self.min_p} must be from 0 to 1.": not 0 <= self.min_p <= 1,
-            f"repetition_penalty = {self.repetition_penalty} must be above 0.": (
-                not self.repetition_penalty > 0
-            ),
-            f"top_k = {self.top_k}, top_p = {self.top_p} and min_p = {self.min_p} do nothing at"
-            " temperature = 0. Leave them at 0, 1 and 0, or raise the temperature.": (
-                self.temperature == 0 and bool(is_filtered)
-            ),
-            "stop_strings holds an empty string. Remove it.": "" in self.stop_strings,
-            f"batch_rows = {self.batch_rows} must be at least 1.": self.batch_rows < 1,
-            f"chunk = {self.chunk} must be at least 1.": self.chunk < 1,
-        }
-        _refuse([problem for problem, is_so in problems.items() if is_so])
-
-    @property
-    def filters(self) -> list[Filter]:
-        """The filters that are switched on, in order."""
-        chosen = [
-            functools.partial(keep_top_k, k=self.top_k) if self.top_k else None,
-            functools.partial(keep_top_p, p=self.top_p) if self.top_p < 1 else None,
-            functools.partial(keep_min_p, p=self.min_p) if self.min_p else None,
-        ]
-        return [keep for keep in chosen if keep is not None]
-
-    @property
-    def steps(self) -> int:
-        """Tokens of a chunk, evened out so that the last chunk has little to spare."""
-        chunks = -(-self.max_new_tokens // self.chunk)
-        return -(-self.max_new_tokens // chunks)
+# About the most tokens of prompts that are read at once: what reads them needs memory.
+PREFILL_TOKENS = 1 << 16
 
 
 class Sampler:
@@ -106,7 +41,8 @@ class Sampler:
         mesh: Devices of this process to share rows, over all axes; each gets all weights.
 
     Attributes:
-        decode_steps: Tokens decoded so far in every row, over all calls.
+        decode_steps: Decode steps so far, over all calls.
+        decoded_tokens: Tokens decoded so far, in all rows of all steps.
     """
 
     def __init__(
@@ -119,9 +55,9 @@ class Sampler:
         mesh: Mesh | None = None,
     ):
         if settings.stop_strings and decode is None:
-            _refuse([f"stop_strings = {settings.stop_strings} need `decode` to look for them."])
-        self.settings, self.decode_steps = settings, 0
-        self._graph, self._mesh = graph, mesh
+            refuse([f"stop_strings = {settings.stop_strings} need `decode` to look for them."])
+        self.settings, self.decode_steps, self.decoded_tokens = settings, 0, 0
+        self._graph, self._shards = graph, 1 if mesh is None else mesh.size
         self._transcript = functools.partial(
             Transcript,
             max_new_tokens=settings.max_new_tokens,
@@ -129,33 +65,7 @@ class Sampler:
             stop_strings=settings.stop_strings,
             decode=decode,
         )
-        place = lambda *axes: None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
-        self._rows = place(mesh.axis_names) if mesh else None
-        self._weights = jax.jit(
-            functools.partial(decoding.decode_weights, graph=graph), out_shardings=place()
-        )
-        self._prefill = jax.jit(
-            functools.partial(
-                decoding.prefill, graph=graph, with_seen=settings.repetition_penalty != 1
-            ),
-            static_argnames=("samples", "columns"),
-            out_shardings=self._rows,
-        )
-        self._widened = jax.jit(
-            decoding.widened, static_argnames="columns", out_shardings=self._rows
-        )
-        self._decode = jax.jit(
-            functools.partial(
-                decoding.decode,
-                graph=graph,
-                steps=settings.steps,
-                temperature=settings.temperature,
-                repetition_penalty=settings.repetition_penalty,
-                filters=[*settings.filters, *filters],
-            ),
-            donate_argnames="state",
-            out_shardings=self._rows,
-        )
+        self._programs = programs(graph, settings, filters=filters, mesh=mesh)
 
     def __call__(
         self,
@@ -180,71 +90,67 @@ class Sampler:
         self._check(params, prompts, samples, seed, requests)
         if not prompts:
             return []
-        weights = self._weights(params)
-        groups = -(-len(prompts) * samples // self.settings.batch_rows)
-        shards = 1 if self._mesh is None else self._mesh.size
-        completions: list[list[Completion]] = [[] for _ in prompts]
-        # Like lengths share a group, for little padding; all groups share a size.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        size = -(-len(prompts) // groups)
-        for start in range(0, len(prompts), size):
-            chosen = order[start : start + size]
-            prefix, state = self._prefill(
-                params,
-                *self._padded(
-                    [prompts[i] for i in chosen],
-                    [requests[i] for i in chosen],
-                    bucket(size, shards),
-                ),
-                np.uint32(seed),
-                samples=samples,
-                columns=self._columns(self.settings.steps),
-            )
-            transcript = self._transcript(len(chosen), samples)
-            self._run(weights, prefix, state, transcript)
-            for i, group in zip(chosen, transcript.completions(), strict=True):
-                completions[i] = group
-        return completions
+        weights = self._programs.weights(params)
+        transcript = self._transcript(len(prompts) * samples)
+        table = self._table(prompts, samples)
 
-    def _run(
-        self,
-        weights: decoding.Weights,
-        prefix: decoding.Prefix,
-        state: decoding.State,
-        transcript: Transcript,
-    ) -> None:
-        """Decodes until all rows of a transcript have ended."""
-        steps = self.settings.steps
-        for start in range(0, self.settings.max_new_tokens, steps):
-            if start + steps > state.keys[0].shape[-1]:
-                state = self._widened(state, columns=self._columns(start + steps))
-            state, *outputs = self._decode(weights, prefix, state, np.int32(start))
-            self.decode_steps += steps
-            transcript.extend(*jax.device_get(outputs))
-            if transcript.is_complete:
-                return
+        def decode() -> None:
+            said = table.decode(weights)
+            table.release(said.samples[transcript.extend(*said)])
+            self.decode_steps += self.settings.steps
+            self.decoded_tokens += self.settings.steps * len(table)
 
-    def _columns(self, tokens: int) -> int:
-        """Columns of a cache for so many tokens: doubled when full, never beyond the last chunk."""
+        for chosen, block in self._blocks(params, prompts, len(table) // samples):
+            waiting = [
+                Waiting(i * samples + g, source, len(prompts[i]), requests[i], g)
+                for source, i in enumerate(chosen)
+                for g in range(samples)
+            ]
+            while waiting:
+                while not table.free:
+                    decode()
+                entering, waiting = waiting[: table.free], waiting[table.free :]
+                table.admit(block, entering, seed)
+        while table.free < len(table):
+            table.shrink()
+            decode()
+        made = transcript.completions()
+        return [made[start : start + samples] for start in range(0, len(made), samples)]
+
+    def _table(self, prompts: Sequence[Sequence[int]], samples: int) -> Table:
+        """A table for samples of prompts."""
         s = self.settings
-        columns = -(-FIRST_COLUMNS // s.steps) * s.steps
-        while columns < tokens:
-            columns *= 2
-        return min(columns, -(-s.max_new_tokens // s.steps) * s.steps)
+        longest = bucket(max(map(len, prompts)), PROMPT_MULTIPLE)
+        return Table(
+            self._programs,
+            rows=min(len(prompts) * samples, s.batch_rows),
+            columns=longest + -(-s.max_new_tokens // s.steps) * s.steps,
+            shards=self._shards,
+            steps=s.steps,
+        )
 
-    def _padded(
-        self, prompts: list[Sequence[int]], requests: list[int], size: int
-    ) -> list[jax.Array | np.ndarray]:
-        """Tokens, lengths and requests; prompts of no tokens fill the group up to its size."""
+    def _blocks(
+        self, params: PyTree, prompts: Sequence[Sequence[int]], most: int
+    ) -> Iterator[tuple[list[int], Prompts]]:
+        """Prompts, read so many at once at most: which they are, and what was read."""
+        longest = max(map(len, prompts))
+        most = max(min(most, PREFILL_TOKENS // longest), 1)
+        # All blocks share a size; like lengths share a block, for little padding.
+        size = -(-len(prompts) // -(-len(prompts) // most))
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            arrays = self._padded([prompts[i] for i in chosen], bucket(size, self._shards))
+            yield chosen, self._programs.prefill(params, *self._programs.place(arrays))
+
+    def _padded(self, prompts: list[Sequence[int]], size: int) -> list[np.ndarray]:
+        """Tokens and lengths; prompts of no tokens fill the block up to its size."""
         lengths = np.zeros(size, np.int32)
         lengths[: len(prompts)] = [len(prompt) for prompt in prompts]
         tokens = np.zeros((size, bucket(int(lengths.max()), PROMPT_MULTIPLE)), np.int32)
         for row, prompt in zip(tokens, prompts):
-            row[len(row) - len(prompt) :] = prompt
-        numbers = np.zeros(size, np.uint32)
-        numbers[: len(requests)] = requests
-        arrays = [tokens, lengths, numbers]
-        return arrays if self._rows is None else jax.device_put(arrays, self._rows)
+            row[: len(prompt)] = prompt
+        return [tokens, lengths]
 
     def _check(
         self,
@@ -256,11 +162,8 @@ class Sampler:
     ) -> None:
         model: Qwen2 = nnx.merge(self._graph, params)
         a, s, problems = model.architecture, self.settings, []
-        if samples < 1 or samples > s.batch_rows:
-            problems.append(
-                f"samples = {samples} of a prompt must be from 1 to batch_rows = {s.batch_rows},"
-                " as they share a batch. Raise batch_rows."
-            )
+        if samples < 1:
+            problems.append(f"samples = {samples} of a prompt must be at least 1.")
         if len(requests) != len(prompts):
             problems.append(f"{len(requests)} requests do not number {len(prompts)} prompts.")
         if not all(0 <= number < 2**32 for number in (seed, *requests)):
@@ -279,9 +182,4 @@ class Sampler:
                     f"Prompt {i} has tokens from {min(prompt)} to {max(prompt)}, but the model"
                     f" knows 0 to {a.vocabulary - 1}. Encode it with the model's tokenizer."
                 )
-        _refuse(problems)
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise ValueError("This cannot be sampled:\n- " + "\n- ".join(problems))
+        refuse(problems)

@@ -1,10 +1,10 @@
-"""What a sampler's rows said, and where each came to its end; on the host."""
+"""What samples said so far, and where each came to its end; on the host."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 class Completion(NamedTuple):
@@ -24,11 +24,14 @@ class Completion(NamedTuple):
 
 
 class Transcript:
-    """What the rows of a group have said so far, and where they ended."""
+    """What each of some samples said.
+
+    Attributes:
+        lengths: Tokens of each completion so far.
+    """
 
     def __init__(
         self,
-        prompts: int,
         samples: int,
         *,
         max_new_tokens: int,
@@ -36,50 +39,50 @@ class Transcript:
         stop_strings: Sequence[str],
         decode: Callable[[Sequence[int]], str] | None,
     ):
-        self._max_new_tokens, self._stop_ids = max_new_tokens, tuple(stop_ids)
-        self._stop_strings, self._decode = tuple(stop_strings), decode
-        self._tokens = np.zeros((prompts, samples, 0), np.int32)
-        self._logprobs = np.zeros((prompts, samples, 0), np.float32)
-        # Tokens of a finished row; 0 while it goes on.
-        self._lengths = np.zeros((prompts, samples), np.int32)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all rows have ended before their time."""
-        return bool(self._lengths.all())
+        self._stop_ids, self._stop_strings = tuple(stop_ids), tuple(stop_strings)
+        self._decode = decode
+        self._tokens = np.zeros((samples, max_new_tokens), np.int32)
+        self._logprobs = np.zeros((samples, max_new_tokens), np.float32)
+        self._is_finished = np.zeros(samples, bool)
+        self.lengths = np.zeros(samples, np.int32)
 
     def extend(
-        self, tokens: Int[np.ndarray, "B G s"], logprobs: Float[np.ndarray, "B G s"]
-    ) -> None:
-        """Takes a chunk, but no rows that only fill up the batch, and no tokens beyond the most."""
-        B, _, known = self._tokens.shape
-        tokens = tokens[:B, :, : self._max_new_tokens - known]
-        logprobs = logprobs[:B, :, : self._max_new_tokens - known]
-        is_open = self._lengths == 0
-        is_stop = np.isin(tokens, self._stop_ids) & is_open[..., None]
-        first = known + is_stop.argmax(-1) + 1
-        self._lengths = np.where(is_stop.any(-1), first, self._lengths)
-        self._tokens = np.concatenate([self._tokens, tokens], axis=-1)
-        self._logprobs = np.concatenate([self._logprobs, logprobs], axis=-1)
+        self,
+        samples: Int[np.ndarray, " n"],
+        tokens: Int[np.ndarray, "n s"],
+        logprobs: Float[np.ndarray, "n s"],
+    ) -> Bool[np.ndarray, " n"]:
+        """Takes what some of the samples said next; returns which of them are over."""
+        most = self._tokens.shape[1]
+        known = self.lengths[samples]
+        column = known[:, None] + np.arange(tokens.shape[1])
+        is_room = column < most
+        places = np.broadcast_to(samples[:, None], column.shape)[is_room], column[is_room]
+        self._tokens[places], self._logprobs[places] = tokens[is_room], logprobs[is_room]
+        is_stop = np.isin(tokens, self._stop_ids) & is_room
+        self._is_finished[samples] = is_stop.any(-1)
+        end = known + np.where(is_stop.any(-1), is_stop.argmax(-1) + 1, tokens.shape[1])
+        self.lengths[samples] = np.minimum(end, most)
         if self._stop_strings:
-            for place in zip(*np.nonzero(is_open)):
-                self._lengths[place] = self._end_of_text(place, known)
+            for sample, start in zip(samples.tolist(), known.tolist()):
+                self._end_at_text(sample, start)
+        return self._is_finished[samples] | (self.lengths[samples] == most)
 
-    def _end_of_text(self, place: tuple, known: int) -> int:
-        """Tokens up to the end of a stop string, where none ended in the first `known` ones."""
+    def _end_at_text(self, sample: int, known: int) -> None:
+        """Ends a sample at a stop string, if none was in its first `known` tokens."""
         assert self._decode is not None
-        length = int(self._lengths[place])
-        tokens = self._tokens[place][: length or None].tolist()
+        tokens = self._tokens[sample, : self.lengths[sample]].tolist()
         has_stop = lambda text: any(stop in text for stop in self._stop_strings)
-        if not has_stop(self._decode(tokens)):
-            return length
-        ends = range(known + 1, len(tokens) + 1)
-        return next(end for end in ends if has_stop(self._decode(tokens[:end])))
+        if has_stop(self._decode(tokens)):
+            ends = range(known + 1, len(tokens) + 1)
+            self.lengths[sample] = next(n for n in ends if has_stop(self._decode(tokens[:n])))
+            self._is_finished[sample] = True
 
-    def completions(self) -> Iterator[list[Completion]]:
-        """The completions of each prompt."""
-        for tokens, logprobs, lengths in zip(self._tokens, self._logprobs, self._lengths):
-            yield [
-                Completion(t[: n or None], logp[: n or None], bool(n))
-                for t, logp, n in zip(tokens, logprobs, lengths)
-            ]
+    def completions(self) -> list[Completion]:
+        """What each sample said."""
+        return [
+            Completion(tokens[:n].copy(), logprobs[:n].copy(), bool(is_finished))
+            for tokens, logprobs, n, is_finished in zip(
+                self._tokens, self._logprobs, self.lengths, self._is_finished
+            )
+        ]

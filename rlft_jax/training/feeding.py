@@ -16,7 +16,10 @@ from rlft_jax.training.step import AnyBatch, Params
 
 Padded: TypeAlias = Responses | Texts
 Packed = TypeVar("Packed", Batch, TextBatch)
-ROWS = ("tokens", "types", "segments", "positions", "is_response", *PER_TOKEN)
+TOKEN_FIELDS = (
+    *("tokens", "types", "segments", "positions", "is_response", "starts"),
+    *PER_TOKEN,
+)
 
 
 class Feed(NamedTuple):
@@ -50,15 +53,18 @@ class Feed(NamedTuple):
             multiple=row_shards(self.mesh),
             process=jax.process_index(),
         )
-        if jax.process_count() == 1:
-            return packing
-        shapes = multihost_utils.process_allgather(np.array(packing.shape))
-        return packing._replace(shape=tuple(int(n) for n in shapes.max(0)))
+        # Few sizes, so that few shapes are compiled.
+        most = 1 << (packing.fullest - 1).bit_length() if tells_starts(self.mesh) else 0
+        sizes = np.array([*packing.shape, most])
+        if jax.process_count() > 1:
+            sizes = multihost_utils.process_allgather(sizes).max(0)
+        *shape, most = map(int, sizes)
+        return packing._replace(shape=tuple(shape), most=most)
 
     def place(self, packed: Packed) -> Packed:
         """Deals rows over the mesh; what is known of responses or texts goes everywhere."""
         fields = {
-            name: place_rows(field, self.mesh) if name in ROWS else self._everywhere(field)
+            name: place_rows(field, self.mesh) if name in TOKEN_FIELDS else self._everywhere(field)
             for name, field in packed._asdict().items()
             if field is not None
         }
@@ -72,6 +78,11 @@ class Feed(NamedTuple):
         return jax.make_array_from_callback(
             field.shape, replicated(self.mesh), lambda index: field[index]
         )
+
+
+def tells_starts(mesh: Mesh) -> bool:
+    """Whether the kernels of these devices have to know where responses begin."""
+    return mesh.devices.flat[0].platform == "gpu"
 
 
 def scorer(

@@ -5,18 +5,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from rlft_jax.metrics import Metrics, merged
+from rlft_jax.metrics import Metrics
 from rlft_jax.progress import Advance, say
 from rlft_jax.training import completions
 from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.loop import Hook, Progress, Source, Stopped
 from rlft_jax.training.preemption import EXIT_PREEMPTED, Preemption
 from rlft_jax.training.report import Report, numbers
-from rlft_jax.training.retention import best_mode
+from rlft_jax.training.retention import Mode
 from rlft_jax.training.step import Params
 
 # What the progress bar shows of the metrics, where they exist.
@@ -75,10 +73,16 @@ def table(report: Report | None, rows: Callable[[], list[dict[str, Any]]], *, ev
 
 
 class History:
-    """Values of one metric over a run's evaluations, which decide what is best and when to stop."""
+    """Values of one metric over a run's evaluations, which decide what is best and when to stop.
 
-    def __init__(self, metric: str, past: list[tuple[int, float]]):
-        self.metric, self._values = metric, past
+    Args:
+        metric: Its name.
+        past: Steps and what was measured there.
+        mode: Whether the highest or the lowest value is best.
+    """
+
+    def __init__(self, metric: str, past: list[tuple[int, float]], mode: Mode):
+        self.metric, self._values, self._mode = metric, past, mode
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Notes what an evaluation found.
@@ -100,7 +104,7 @@ class History:
     @property
     def without_progress(self) -> int:
         """Evaluations since the best one."""
-        sign = 1 if best_mode(self.metric) == "max" else -1
+        sign = 1 if self._mode == "max" else -1
         values = [sign * v if math.isfinite(v) else -math.inf for _, v in self._values]
         return len(values) - 1 - int(np.argmax(values)) if values else 0
 
@@ -115,19 +119,22 @@ class Watch:
     Args:
         reward: Name of the reward to watch.
         window: Logged rollouts to take means over.
+        mode: Whether high or low values of the watched reward are good.
     """
 
-    def __init__(self, reward: str, window: int):
+    def __init__(self, reward: str, window: int, mode: Mode = "max"):
         self.reward, self._window = reward, window
+        self._sign = 1 if mode == "max" else -1
         self._values: list[tuple[float, float]] = []
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Notes what a rollout earned, as it is logged."""
-        self._values.append((metrics["reward"], metrics[f"rewards/{self.reward}/mean"]))
+        watched = self._sign * metrics[f"rewards/{self.reward}/mean"]
+        self._values.append((metrics["reward"], watched))
 
     @property
     def is_cheated(self) -> bool:
-        """Whether one reward rose and the other fell, each by more than twice its standard error.
+        """Whether one rose and the other got worse, each by more than twice its standard error.
 
         The last window is compared with the one before it.
         """
@@ -241,8 +248,7 @@ def end(
             if watch.is_cheated:
                 saver.save()
                 raise Stopped(
-                    f"the reward rises while {watch.reward}, which does not train, falls"
-                    " (config.stop.watch)"
+                    f"the reward rises while {watch.reward} gets worse (config.stop.watch)"
                 )
         if history is not None and history.is_over(patience):
             saver.save()
@@ -252,10 +258,3 @@ def end(
             )
 
     return hook
-
-
-def over_processes(metrics: Metrics) -> Metrics:
-    """Puts together what processes measured apart; all call it together."""
-    if jax.process_count() == 1:
-        return metrics
-    return merged(multihost_utils.process_allgather(metrics))

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rlft_jax.models import deberta, qwen2, reward
+from rlft_jax.models import attention, deberta, qwen2, reward
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.training.sharding import row_shards
 from rlft_jax.training.step import TrainState
@@ -54,6 +54,9 @@ def activation_bytes(
     hidden = 1  # matrices from width to feed_forward
     scores = a.heads * tokens * FLOAT
     if isinstance(a, qwen2.Architecture):
+        form = attention.chosen(compute.attention, dtype=compute.dtype, tokens=tokens)
+        if form != "xla":
+            scores = a.heads * FLOAT  # the others keep a sum for each token and head
         q, kv, hidden = a.heads * a.head_width, a.kv_heads * a.head_width, 2
     if isinstance(a, deberta.Architecture):
         scores *= 1 + len(a.terms)
@@ -68,7 +71,7 @@ def activation_bytes(
     activations = {"activations": rows * tokens * per_token}
     if not has_logits:
         return activations
-    chunk = min(compute.head_chunk, rows * tokens)
+    chunk = min(compute.tokens_at_once(a.vocabulary), rows * tokens)
     return activations | {"head": 3 * chunk * a.vocabulary * FLOAT}
 
 
@@ -76,6 +79,11 @@ def cache_bytes(a: qwen2.Architecture, compute: Compute, *, rows: int, tokens: i
     """Bytes of keys and values of so many rows of so many tokens."""
     size = 2 if compute.dtype == "bfloat16" else FLOAT
     return 2 * a.layers * rows * tokens * a.kv_heads * a.head_width * size
+
+
+def decoding_bytes(a: qwen2.Architecture, *, rows: int) -> int:
+    """Bytes of the float32 logits of so many rows' next token, and of the noise that chooses it."""
+    return 2 * rows * a.vocabulary * FLOAT
 
 
 def readable(count: int) -> str:

@@ -7,6 +7,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Shaped
+
+from rlft_jax.metrics import Metrics, merged
 
 Result = TypeVar("Result")
 
@@ -70,3 +73,20 @@ def together(act: Callable[[], Result], error: type[Exception]) -> Result:
     if multihost_utils.process_allgather(np.array(failure is not None)).any():
         raise failure or error("This failed in another process, which says how.")
     return results[0]
+
+
+def gathered_everywhere(values: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "all *rest"]:
+    """The values of all processes, one after the other along the first axis, bit for bit."""
+    if jax.process_count() == 1:
+        return values
+    # As bytes, because JAX would round float64 to float32.
+    sent = np.ascontiguousarray(values).view(np.uint8)
+    received = np.asarray(multihost_utils.process_allgather(sent))
+    return received.view(values.dtype).reshape(-1, *values.shape[1:])
+
+
+def over_processes(metrics: Metrics) -> Metrics:
+    """Puts together what processes measured apart; all call it together."""
+    if jax.process_count() == 1:
+        return metrics
+    return merged(multihost_utils.process_allgather(metrics))

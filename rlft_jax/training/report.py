@@ -133,7 +133,7 @@ def start_wandb(run: RunDirectory, settings: Mapping[str, Any]) -> Any:
     except ImportError:
         raise ValueError(
             "The config asks for Weights & Biases, but wandb is not installed."
-            " pip install 'rlft_jax[wandb]', or leave config.wandb out."
+            " pip install 'rlft_jax[wandb]', or leave config.log.wandb out."
         ) from None
     known = run.wandb_id.read_text().strip() if run.wandb_id.exists() else None
     started = wandb.init(dir=str(run.path), id=known, resume="allow", **settings)

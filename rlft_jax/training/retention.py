@@ -6,13 +6,24 @@ from typing import Literal, NamedTuple
 Mode = Literal["max", "min"]
 
 
-def best_mode(metric: str) -> Mode:
-    """Whether the highest or the lowest value of a metric is best: a loss should be low.
+# Metrics of which less is better.
+LOWER_IS_BETTER = ("eval_loss", "eval_truncated", "eval_mean_length")
 
-    >>> best_mode("eval_loss"), best_mode("eval_accuracy")
+
+def best_mode(metric: str, weights: Mapping[str, int | float]) -> Mode:
+    """Whether the highest or the lowest value of a metric is best.
+
+    Args:
+        weights: Of rewards, by name: less is better of one that counts against a response.
+
+    >>> best_mode("eval_loss", {}), best_mode("eval_rewards/short", {"short": 1.0})
     ('min', 'max')
+    >>> best_mode("eval_rewards/length", {"length": -0.01})
+    'min'
     """
-    return "min" if metric.endswith("loss") else "max"
+    reward = metric.partition("rewards/")[2]
+    is_low = metric in LOWER_IS_BETTER or weights.get(reward, 0) < 0
+    return "min" if is_low else "max"
 
 
 class Retention(NamedTuple):

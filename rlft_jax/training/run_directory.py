@@ -33,6 +33,11 @@ class RunDirectory(NamedTuple):
         return self.path / "config.json"
 
     @property
+    def places(self) -> Path:
+        """Absolute paths of what the config names, by the names that it has there."""
+        return self.path / "places.json"
+
+    @property
     def versions(self) -> Path:
         """Versions of Python and of the packages that last worked on the run."""
         return self.path / "versions.json"
@@ -66,6 +71,11 @@ class RunDirectory(NamedTuple):
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of some steps, if they were asked for."""
+        return self.path / "profile"
 
     @property
     def wandb_id(self) -> Path:

@@ -55,6 +55,18 @@ def test_rows_of_a_file_are_posed(run, tmp_path):
     assert "44,19,35=98" in result["completions"][0]["prompt"]
 
 
+def test_bad_rows_are_named_with_their_file_and_line(run, tmp_path):
+    data = tmp_path / "data.jsonl"
+    good = '{"nums": [1, 2], "target": 3}'
+    data.write_text(f'{good}\n\n{{"nums": [1, 2]}}\n{good}\n{{"nums": "?", "target": 1}}\n')
+    with pytest.raises(ValueError, match="cannot be used") as error:
+        run(data=str(data), limit=None)
+    told = str(error.value)
+    assert f"--data = '{data}'" in told
+    assert "- line 3: A countdown row needs the columns nums, target" in told
+    assert "- line 5: Countdown needs whole numbers" in told
+
+
 def test_problems_that_are_made_are_always_the_same():
     rows, source = read_problems("countdown", None, limit=5, template="plain")
     again, _ = read_problems("countdown", None, limit=3, template="plain")
@@ -107,6 +119,8 @@ def test_a_subset_and_a_slice_are_told(tmp_path, monkeypatch):
         ({"samples": 0}, "--samples=0"),
         ({"top_p": 1.5}, "top_p = 1.5"),
         ({"max_new_tokens": 510}, "Lower --max_new_tokens"),
+        ({"seed": -1}, "--seed=-1 must be from 0"),
+        ({"template": "chat", "data": "rows.jsonl"}, "--data = 'rows.jsonl' does not exist"),
     ],
 )
 def test_mistakes_are_refused_before_weights_are_loaded(run, monkeypatch, flags, said):

@@ -48,6 +48,19 @@ def test_all_bad_lines_are_told_at_once(file):
     assert all(f"- line {n} " in told for n in (2, 3, 4, 5, 6))
 
 
+def test_half_a_character_is_told_with_its_line(file):
+    rows = [{"prompt": "a\ud800"}, {"messages": [{"role": "user", "content": "\udc00"}]}]
+    path = file(*map(json.dumps, [*rows, {"prompt": "whole: \U0001f600"}]))
+    with pytest.raises(ValueError, match="cannot be used") as error:
+        read_requests(path)
+    told = str(error.value)
+    assert "- line 1: It holds \\ud800, half of a character" in told
+    assert "- line 2: It holds \\udc00" in told
+    assert "line 3" not in told
+    with pytest.raises(ValueError, match=r"line 1: It holds \\ud83d"):
+        read_requests(file('{"prompt": "a", "completion": "\\ud83d"}'), with_completion=True)
+
+
 def test_of_many_bad_lines_ten_are_told(file):
     with pytest.raises(ValueError, match="and 15 more") as error:
         read_requests(file(*["{"] * 25))
@@ -62,7 +75,11 @@ def test_completions_are_asked_for_where_they_are_scored(file):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "cannot be read"), ("\n", "no lines"), ("[" * 10**5, "cannot be read as JSON")],
+    [
+        (None, "cannot be read: No such file"),
+        ("\n", "no lines"),
+        ("[" * 10**5, "cannot be read as JSON"),
+    ],
 )
 def test_files_that_hold_nothing_are_refused(tmp_path, content, said):
     path = tmp_path / "requests.jsonl"

@@ -39,6 +39,7 @@ SMALL = {
     "batch.prompts": "8",
     "batch.tokens": "256",
     "batch.micro_batches": "1",
+    "optimizer.warmup_steps": "1",
     "every.log": "1",
     "every.evaluate": "2",
 }

@@ -191,6 +191,12 @@ def test_prompts_with_nothing_to_continue_are_refused(letters):
         encode_prompt([HI, HELLO], letters)
 
 
+def test_prompts_with_half_a_character_are_refused(letters):
+    for prompt in ("a\ud800", [{"role": "user", "content": "\ud800"}]):
+        with pytest.raises(ValueError, match=r"holds \\ud800, half of a character"):
+            encode_prompt(prompt, letters)
+
+
 def test_plain_text_needs_a_token_that_ends_it(letters):
     letters.hf.eos_token = None
     with pytest.raises(ValueError, match="no eos_token"):

@@ -58,7 +58,7 @@ def test_a_chat_without_an_assistant_has_nothing_to_learn(letters):
 
 
 def test_long_rows_are_refused_on_request(letters):
-    with pytest.raises(ValueError, match=r"row 2: 12 tokens, more than batch\.tokens = 6"):
+    with pytest.raises(ValueError, match=r"row 2: 12 tokens, more than config\.batch\.tokens = 6"):
         encode_rows(ROWS, letters, tokens=6, too_long="error")
 
 
@@ -75,7 +75,7 @@ def test_rows_keep_their_numbers_when_others_are_held_out(letters, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [*ROWS, *ROWS, {"question": "?"}, *ROWS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- row 6: "):
+    with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- line 7: "):
         Demonstrations(path=str(path), holdout=4.0).read(letters, 100, 0)
 
 

@@ -72,7 +72,7 @@ def test_a_pair_with_one_long_side_is_dropped_whole_and_counted(letters):
     pairs, report = encode_pairs(ROWS, letters, tokens=6, too_long="truncate")
     assert [len(side.tokens) for side in pairs[2]] == [4, 6]
     assert (report.kept, report.truncated, report.stops) == (3, 1, 2)
-    with pytest.raises(ValueError, match=r"row 2: 12 tokens, more than batch\.tokens = 6"):
+    with pytest.raises(ValueError, match=r"row 2: 12 tokens, more than config\.batch\.tokens = 6"):
         encode_pairs(ROWS, letters, tokens=6, too_long="error")
 
 
@@ -154,7 +154,7 @@ def test_parts_of_a_mixture_may_differ_in_their_turns(letters, write):
 def test_bad_rows_are_named_with_their_file(letters, write):
     path = write([*ROWS, {"question": "?"}])
     for holdout in (0, 1):
-        with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- row 3: The columns question"):
+        with pytest.raises(ValueError, match=r"rows\.jsonl(.|\n)*- line 4: The columns question"):
             Preferences(path=path, holdout=holdout).read(letters, 99, 0)
 
 

@@ -20,7 +20,8 @@ def file(tmp_path):
 
 def test_long_prompts_are_dropped_and_counted(letters):
     posed = [Problem("a" * n, {}) for n in (1, 5, 9)]
-    kept, report = fitting(posed, letters, tokens=5)
+    sized = [(problem, len(letters.encode(problem.prompt))) for problem in posed]
+    kept, report = fitting(sized, tokens=5)
     assert kept == posed[:2]
     assert (report.rows, report.kept, report.too_long, report.tokens) == (3, 2, 1, 6)
     assert "these are prompts" in summary(report)
@@ -59,5 +60,14 @@ def test_prompts_that_are_missing_or_do_not_fit_are_refused(letters, file, tmp_p
         Problems(path=str(file)).read(letters, 0, 0)
     other = tmp_path / "other.jsonl"
     other.write_text('{"question": "?"}\n')
-    with pytest.raises(ValueError, match=r"other\.jsonl(.|\n)*- row 0: The columns question hold"):
+    with pytest.raises(ValueError, match=r"other\.jsonl(.|\n)*- line 1: The columns question hold"):
         Problems(path=str(other)).read(letters, 100, 0)
+
+
+def test_a_prompt_that_cannot_be_encoded_is_named(letters, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"prompt": "b\\ud800"}\n')
+    with pytest.raises(
+        ValueError, match=r"config\.data\.path = .*(.|\n)*- line 3: It holds \\ud800"
+    ):
+        Problems(path=str(path)).read(letters, 100, 0)

@@ -127,9 +127,9 @@ def test_bad_rows_are_told_by_their_numbers(formatter, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [pair(), {"prompt": "yes?"}, pair(), pair(chosen="\ud800")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match="row 1: The columns prompt"):
+    with pytest.raises(ValueError, match="line 2: The columns prompt"):
         pair_examples(read_rows(path), formatter)
-    with pytest.raises(ValueError, match=r"row 3: .*surrogates"):
+    with pytest.raises(ValueError, match=r"line 4: .*surrogates"):
         pair_examples(read_rows(path, split="train[2:]"), formatter)
     with pytest.raises(ValueError, match="row 0: There is no column 'gap': the row has prompt"):
         pair_examples([pair()], formatter, margin_column="gap")

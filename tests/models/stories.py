@@ -3,7 +3,8 @@
     python tests/models/stories.py SOURCE_FOLDER OUT_FOLDER
 
 SOURCE_FOLDER has stories260K.bin and tok512.bin. A Llama is a Qwen2 whose biases of queries, keys
-and values are zero, so that is what the folder says it is.
+and values are zero, so that is what the folder says it is. It was never trained on chats; CHAT is
+what they are to look like.
 """
 
 import json
@@ -18,6 +19,12 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 from rlft_jax.data.tiny_tokenizer import qwen_tokenizer
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'assistant' %}{{ '\\nA: ' + m.content | trim + eos_token }}"
+    "{% else %}{{ '\\nQ: ' + m.content | trim }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\nA:' }}{% endif %}"
+)
 
 
 def convert(source: Path, out: Path) -> Path:
@@ -29,6 +36,7 @@ def convert(source: Path, out: Path) -> Path:
     write("config.json", config)
     write("generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
     read_tokenizer(source / "tok512.bin").save(str(out / "tokenizer.json"))
+    (out / "chat_template.jinja").write_text(CHAT)
     write(
         "tokenizer_config.json",
         {

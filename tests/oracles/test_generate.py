@@ -9,7 +9,8 @@ from flax import nnx
 
 from rlft_jax.models import convert
 from rlft_jax.sampling.filters import keep_min_p, keep_top_k, keep_top_p, penalise_repetition
-from rlft_jax.sampling.sampler import Sampler, SamplingSettings
+from rlft_jax.sampling.sampler import Sampler
+from rlft_jax.sampling.settings import SamplingSettings
 from tests.models.qwen2_models import SHAPES, from_folder
 
 torch = pytest.importorskip("torch")

@@ -25,6 +25,7 @@ def _shorter(make):
     def config(*arguments):
         made = make(*arguments)
         made.steps, made.batch.prompts, made.every = 2, 8, dict(log=1, save=1)
+        made.optimizer.warmup_steps = 1
         return made
 
     return config

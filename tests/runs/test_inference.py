@@ -7,7 +7,7 @@ import pytest
 from rlft_jax.batch import Example, Responses
 from rlft_jax.runs import inference
 from rlft_jax.runs.inference import Replicas, load_replicas, sample_from
-from rlft_jax.sampling.sampler import SamplingSettings
+from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.training.feeding import Feed
 
 TEXTS = ["3,5,7=15:", "2,2,9=13:", "1"]

@@ -39,14 +39,17 @@ class Pulled(Exception):
 
 def run_until(step: int, config: Any, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs, and ends without a word after a step."""
-    make_hooks = experiment.make_hooks
+    loop = experiment.loop
 
     def pull(progress):
         if progress.step == step:
             raise Pulled
 
+    def until(*parts, hooks, **how):
+        return loop(*parts, hooks=[*hooks, pull], **how)
+
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "make_hooks", lambda *parts: [*make_hooks(*parts), pull])
+        patch.setattr(experiment, "loop", until)
         with pytest.raises(Pulled):
             run(config, workdir)
 

@@ -16,8 +16,10 @@ from rlft_jax.batch import Batch
 from rlft_jax.logprobs import token_scores
 from rlft_jax.models import lora
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
-from rlft_jax.sampling import sampler as sampling
-from rlft_jax.sampling.sampler import Completion, Sampler, SamplingSettings
+from rlft_jax.sampling import table
+from rlft_jax.sampling.sampler import Sampler
+from rlft_jax.sampling.settings import SamplingSettings
+from rlft_jax.sampling.transcripts import Completion
 
 TINY = Architecture(
     vocabulary=24,
@@ -103,10 +105,9 @@ def test_cached_decoding_scores_tokens_as_the_full_forward_does(tiny):
 
 
 def test_a_growing_cache_keeps_what_it_holds(tiny, monkeypatch):
-    monkeypatch.setattr(sampling, "FIRST_COLUMNS", 4)
-    sampler = Sampler(tiny[0], SamplingSettings(max_new_tokens=12, chunk=4))
-    assert [sampler._columns(n) for n in (4, 8, 12)] == [4, 8, 12]
-    [[completion]] = sampler(tiny[1], PROMPTS[:1])
+    monkeypatch.setattr(table, "FIRST_COLUMNS", 4)
+    sampler = Sampler(tiny[0], SamplingSettings(max_new_tokens=30, chunk=4))
+    [[completion]] = sampler(tiny[1], PROMPTS[:1])  # in 16, 32, then 48 columns
     np.testing.assert_allclose(
         completion.logprobs, rescored(*tiny, PROMPTS[0], completion), atol=1e-5
     )
@@ -152,6 +153,56 @@ def test_a_request_does_not_feel_its_neighbours(tiny):
     assert sample(few_rows, PROMPTS, samples=3) == together
 
 
+STOPPING = SamplingSettings(max_new_tokens=40, chunk=4, stop_ids=(5, 17))
+MANY = [[i % 24, *[i % 7] * (i % 5)] for i in range(14)]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny) -> tuple[Sampler, list[list[Completion]]]:
+    """All samples at once, in rows enough."""
+    sampler = Sampler(tiny[0], STOPPING)
+    return sampler, sampler(tiny[1], MANY, samples=3, seed=7)
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+def test_refilled_rows_change_no_sample(tiny, whole, rows):
+    """Prompts of any length, samples that end early and late; a prompt's samples enter apart."""
+    refilled = Sampler(tiny[0], dataclasses.replace(STOPPING, batch_rows=rows))
+    found = refilled(tiny[1], MANY, samples=3, seed=7)
+    assert tokens_of(found) == tokens_of(whole[1])
+    lengths = np.array([len(c.tokens) for group in found for c in group])
+    assert len(set(lengths.tolist())) > 8
+    for one, other in zip(itertools.chain(*found), itertools.chain(*whole[1]), strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+        assert one.is_finished == other.is_finished
+    # A long completion held up nobody: rows were busy until none waited.
+    chunks = -(-lengths // 4)
+    assert lengths.max() == 40
+    assert refilled.decode_steps / 4 <= chunks.sum() / rows + chunks.max()
+    in_turns = sum(chunks[start : start + rows].max() for start in range(0, len(chunks), rows))
+    assert refilled.decode_steps / 4 < 0.8 * in_turns
+
+
+def test_a_table_shrinks_with_what_it_holds(whole):
+    sampler, completions = whole
+    assert sampler.decode_steps == 40
+    assert sampler.decoded_tokens < 0.6 * 40 * 42
+    assert sampler.decoded_tokens >= sum(len(c.tokens) for group in completions for c in group)
+
+
+def test_a_prompt_is_read_once_for_all_of_its_samples(tiny):
+    sampler = Sampler(tiny[0], dataclasses.replace(STOPPING, batch_rows=5))
+    read, prefill = [], sampler._programs.prefill
+
+    def noted(params, tokens, lengths):
+        read.extend(row[:n].tolist() for row, n in zip(tokens, lengths) if n)
+        return prefill(params, tokens, lengths)
+
+    sampler._programs = sampler._programs._replace(prefill=noted)
+    sampler(tiny[1], MANY, samples=3)
+    assert sorted(read) == sorted(MANY)
+
+
 def test_seed_and_request_both_change_what_is_sampled(tiny):
     sampler = shared_sampler(tiny[0], FREE)
     sample = functools.partial(sampler, tiny[1], PROMPTS[:1])
@@ -189,7 +240,7 @@ def test_top_1_is_greedy(tiny):
 
 
 def test_a_filter_of_the_users_applies(tiny):
-    is_seven = jnp.arange(TINY.vocabulary)[None, None] == 7
+    is_seven = jnp.arange(TINY.vocabulary)[None] == 7
     only_seven = lambda logits: jnp.where(is_seven, logits, -jnp.inf)
     sampler = Sampler(tiny[0], SamplingSettings(max_new_tokens=3), filters=[only_seven])
     assert tokens_of(sampler(tiny[1], PROMPTS[:2])) == [[[7, 7, 7]]] * 2
@@ -262,35 +313,60 @@ def test_a_mesh_changes_nothing(tiny):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
-def lowered(sampler: Sampler, params: dict):
-    """The decode program for 3 prompts, 5 samples and 48 columns, and its state."""
-    inputs = sampler._padded([[1, 2, 3]] * 3, [0, 1, 2], 3)
-    prefix, state = sampler._prefill(params, *inputs, np.uint32(0), samples=5, columns=48)
-    return sampler._decode.lower(sampler._weights(params), prefix, state, np.int32(0)), state
+def compiled_decode(sampler: Sampler, params: dict, *, rows: int, columns: int):
+    """The decode program for so many rows, and the rows."""
+    programs = sampler._programs
+    prompts = programs.prefill(params, np.ones((2, 16), np.int32), np.full(2, 16, np.int32))
+    free = programs.free_rows(prompts, rows=rows, columns=columns)
+    return programs.decode.lower(programs.weights(params), free).compile(), free
 
 
-def test_the_decode_loop_never_copies_its_cache(tiny):
-    program, state = lowered(Sampler(tiny[0], SamplingSettings(max_new_tokens=48)), tiny[1])
-    compiled = program.compile()
-    cache = {",".join(map(str, buffer.shape)) for buffer in (state.keys[0], state.values[0])}
-    shapes = "|".join(map(re.escape, cache))
-    made = re.findall(rf"= f32\[(?:{shapes})\]\S* ([\w-]+)\(", compiled.as_text())
-    assert made.count("dynamic-update-slice") == 2 * TINY.layers
-    assert not {"copy", "transpose", "concatenate", "pad", "select"} & set(made)
-    held = sum(buffer.nbytes for buffer in (*state.keys, *state.values))
-    memory = compiled.memory_analysis()
+def made(program: str, *buffers: jax.Array) -> list[tuple[str, str]]:
+    """Where in a program something makes an array of the buffers' shapes, and what does."""
+    shapes = "|".join({re.escape(",".join(map(str, buffer.shape))) for buffer in buffers})
+    found, where = [], ""
+    for line in program.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            where = line.split(" ")[0]
+        match = re.search(rf"= f32\[(?:{shapes})\]\S* ([\w-]+)\(", line)
+        if match:
+            found.append((where, match[1]))
+    return found
+
+
+def test_decoding_never_copies_its_cache(tiny):
+    sampler = Sampler(tiny[0], SamplingSettings(max_new_tokens=16))
+    program, rows = compiled_decode(sampler, tiny[1], rows=15, columns=4096)
+    text = program.as_text()
+    loops = re.findall(r"body=(%[\w.-]+)", text)
+    found = made(text, rows.keys[0], rows.values[0])
+    # Steps only read it.
+    assert {way for where, way in found if where in loops} == {"get-tuple-element"}
+    written = sum(way in ("scatter", "dynamic-update-slice") for _, way in found)
+    assert written == 2 * TINY.layers  # after the last one
+    held = sum(buffer.nbytes for buffer in (*rows.keys, *rows.values))
+    memory = program.memory_analysis()
     assert memory.alias_size_in_bytes >= held  # donated, and reused
-    assert memory.temp_size_in_bytes < held / 2
+    assert memory.temp_size_in_bytes < held / 4
+
+
+@pytest.mark.parametrize(("filters", "is_sorted"), [({}, False), ({"top_k": 5}, True)])
+def test_only_top_k_looks_for_an_order(tiny, filters, is_sorted):
+    settings = SamplingSettings(max_new_tokens=4, temperature=0.7, **filters)
+    program, _ = compiled_decode(Sampler(tiny[0], settings), tiny[1], rows=4, columns=32)
+    assert bool(re.search(r" sort\(|TopK|top-k", program.as_text())) == is_sorted
 
 
 def test_weights_are_cast_as_the_model_would_cast_them():
     graph, params = make(Compute(dtype="bfloat16"))
-    weights = Sampler(graph, SamplingSettings(max_new_tokens=4))._weights(params)
+    weights = Sampler(graph, SamplingSettings(max_new_tokens=4))._programs.weights(params)
     types = {
-        path[-1].key: leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
+        jax.tree_util.keystr(path[-1:], simple=True): leaf.dtype
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
     }
     assert types == {
         "embedding": jnp.bfloat16,
+        "words": jnp.uint16,  # the same bits, to look up
         "kernel": jnp.bfloat16,
         "bias": jnp.bfloat16,
         "scale": jnp.float32,
@@ -324,11 +400,11 @@ def test_stop_strings_need_a_decoder(tiny):
 def test_requests_that_cannot_be_are_refused_together(tiny):
     sampler = Sampler(tiny[0], SamplingSettings(max_new_tokens=200, batch_rows=4))
     with pytest.raises(ValueError, match="cannot be sampled") as refused:
-        sampler(tiny[1], [[], [1] * 57, [24], [-1], [1] * 56], samples=5, requests=[-1])
+        sampler(tiny[1], [[], [1] * 57, [24], [-1], [1] * 56], samples=0, requests=[-1])
     message = str(refused.value)
     for part in ("Prompt 0 is empty", "Prompt 1 of 57", "Prompt 2 has tokens from 24", "Prompt 3"):
         assert part in message
-    assert "samples = 5" in message
+    assert "samples = 0" in message
     assert "1 requests do not number 5 prompts" in message
     assert "not from 0 to 2**32 - 1" in message
     assert "Prompt 4" not in message

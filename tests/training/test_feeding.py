@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlft_jax.training import feeding
 from rlft_jax.training.feeding import Feed, scorer
 from rlft_jax.training.sharding import make_mesh
 from tests import tiny
@@ -38,6 +39,17 @@ def test_scores_come_back_to_their_tokens(packed):
     score = jax.jit(lambda scale, batch: scale * batch.tokens.astype(jnp.float32))
     made = scorer(score, feed)(jnp.asarray(2.0), RESPONSES)
     np.testing.assert_array_equal(made, 2.0 * RESPONSES.tokens)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_starts_go_with_their_rows_to_the_devices_that_need_them(packed, monkeypatch):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert Feed(mesh, tokens=16, packed=packed)(RESPONSES).starts is None
+    monkeypatch.setattr(feeding, "tells_starts", lambda mesh: True)
+    batch = Feed(mesh, tokens=16, packed=packed)(RESPONSES)
+    R, S = batch.tokens.shape[1], 3 if packed else 1  # two and padding, or a response alone
+    assert batch.starts.shape == (1, R, S)
+    assert batch.starts.addressable_shards[0].data.shape == (1, R // 4, S)
 
 
 def test_a_response_too_long_is_refused_before_anything_is_placed():

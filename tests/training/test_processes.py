@@ -1,6 +1,7 @@
 """Facts about joining other processes, and failing with them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,3 +57,14 @@ def test_an_error_elsewhere_is_raised_here(monkeypatch):
     with pytest.raises(ValueError, match="oops"):
         together(lambda: int("oops"), ValueError)
     assert together(lambda: 3, ValueError) == 3
+
+
+def test_what_processes_give_each_other_is_not_rounded(monkeypatch):
+    # JAX rounds what is of 64 bits, as it does between real processes.
+    of_two = lambda x: np.asarray(jnp.stack([jnp.asarray(x), jnp.asarray(x)]))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", of_two)
+    for values in (np.random.default_rng(0).random((3, 2)), np.eye(2, dtype=bool), np.arange(5)):
+        gathered = processes.gathered_everywhere(values)
+        assert gathered.dtype == values.dtype
+        np.testing.assert_array_equal(gathered, np.concatenate([values, values]))

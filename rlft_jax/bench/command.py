@@ -1,0 +1,177 @@
+"""From the flags of `rlft bench` to a measurement and its report."""
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlft_jax.bench import ceilings, decode, loss, report, startup, training, workloads
+from rlft_jax.config import binding
+from rlft_jax.config.schema import resolved
+from rlft_jax.config.settings import closest
+from rlft_jax.models.qwen2 import Compute
+from rlft_jax.runs import loading
+from rlft_jax.runs.plan import Config
+from rlft_jax.sampling.settings import SamplingSettings
+
+SHAPE = "small"
+# What a config's run is, for the work that is not itself a kind of run.
+KINDS = {"decode": "rloo", "loss": "sft", "startup": "sft"}
+OBJECTIVES = {"sft": "sft", "dpo": "dpo", "reward": "reward_model", "rloo": "rloo"}
+
+
+def run(
+    *,
+    what: str,
+    config: str | None,
+    out: str | None,
+    shape: str | None,
+    rows: Sequence[int],
+    steps: int,
+    overrides: Sequence[tuple[str, str]],
+) -> None:
+    """Measures, prints and writes; see the command.
+
+    Raises:
+        ValueError: If flags do not go together, or the config cannot run.
+    """
+    check(what, config, shape, rows, steps)
+    shape = shape or (SHAPE if config is None else None)
+    name = config or f"the {shape} shape"
+    if what == "startup":
+        bench = [f"--config.{setting}={text}" for setting, text in overrides]
+        bench += [
+            f"--{flag}={value}" for flag, value in (("config", config), ("shape", shape)) if value
+        ]
+        kind = kind_of(config, overrides)
+        found = startup.measure([f"--what={kind}", *bench], steps=steps)
+        finish(what, name, {**found, "machine": report.machine(None)}, out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(what, config, shape, overrides, Path(folder))
+        machine = ceilings.measure()
+        found = measured(what, settings, machine, shape=shape, rows=rows, steps=steps)
+    finish(what, name, {**found, "machine": report.machine(machine), "config": settings}, out)
+
+
+def check(
+    what: str, config: str | None, shape: str | None, rows: Sequence[int], steps: int
+) -> None:
+    """Refuses flags that would do nothing, or make no sense."""
+    wrong = []
+    if shape is not None and config is not None:
+        wrong.append(f"--shape={shape} has no effect with --config, whose model it is. Remove one.")
+    if shape is not None and shape not in workloads.SHAPES:
+        near = closest(shape, workloads.SHAPES)
+        wrong.append(
+            f"--shape={shape} does not exist: choose one of {', '.join(workloads.SHAPES)}."
+            + (f" Did you mean {near}?" if near else "")
+        )
+    if rows and what != "decode":
+        wrong.append(f"--rows has no effect with --what={what}; it is for decode. Remove it.")
+    if any(count < 1 for count in rows):
+        wrong.append(f"--rows={','.join(map(str, rows))}: each must be at least 1.")
+    if steps < (1 if what == "decode" else 0):
+        wrong.append(f"--steps={steps} is too few for --what={what}. Raise it.")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def settings_of(
+    what: str,
+    config: str | None,
+    shape: str | None,
+    overrides: Sequence[tuple[str, str]],
+    folder: Path,
+) -> Config:
+    """The resolved config of the work, its files written to `folder` if it is one of ours.
+
+    Raises:
+        ValueError: If it cannot run, or is another kind of work.
+    """
+    kind: Any = KINDS.get(what, what)
+    if config is None:
+        settings = resolved(workloads.config(kind, folder), overrides)
+        if what == "loss":  # its sizes are all that it takes of a model
+            return settings
+        workloads.write(
+            kind,
+            folder,
+            workloads.SHAPES[shape or SHAPE],
+            prompts=settings["batch"]["prompts"],
+            tokens=settings["batch"]["tokens"],
+            new=(settings["sampling"] or {}).get("max_new_tokens", 0),
+        )
+        return settings
+    settings = resolved(binding.read(config), overrides)
+    given = settings["objective"]["name"]
+    if what in OBJECTIVES and given != OBJECTIVES[what]:
+        raise ValueError(
+            f"--what={what} measures config.objective.name = {OBJECTIVES[what]!r}, but {config} has"
+            f" {given!r}. Choose another --what or --config."
+        )
+    if what == "decode" and settings["sampling"] is None:
+        raise ValueError(
+            f"--what=decode measures a config's sampling, but {config} samples nothing. Name a"
+            " config with a rollout."
+        )
+    if what == "loss" and given == "reward_model":
+        raise ValueError(f"--what=loss measures logits, but {config} trains a reward model.")
+    return settings
+
+
+def kind_of(config: str | None, overrides: Sequence[tuple[str, str]]) -> str:
+    """Which training steps a config is about."""
+    if config is None:
+        return KINDS["startup"]
+    given = resolved(binding.read(config), overrides)["objective"]["name"]
+    return next(kind for kind, objective in OBJECTIVES.items() if objective == given)
+
+
+def measured(
+    what: str,
+    settings: Config,
+    machine: ceilings.Ceilings,
+    *,
+    shape: str | None,
+    rows: Sequence[int],
+    steps: int,
+) -> dict[str, Any]:
+    """The figures of one kind of work; `shape` is that of ours, None with a config."""
+    if what in OBJECTIVES:
+        return training.measure(settings, machine, steps=steps)
+    model = {k: v for k, v in settings["model"].items() if k != "path"}
+    path, compute, batch = settings["model"]["path"], Compute(**model), settings["batch"]
+    if what == "loss":
+        rows_of_step = batch["prompts"] // batch["micro_batches"]
+        a = loading.find(path).architecture if shape is None else workloads.SHAPES[shape]
+        return loss.measure(a, compute, rows=rows_of_step, tokens=batch["tokens"], steps=steps)
+    how = dict(settings["sampling"])
+    compute = dataclasses.replace(compute, dtype=how.pop("dtype") or compute.dtype)
+    sampling = SamplingSettings(**how)
+    rollout = (
+        batch["prompts"] * settings["rollout"]["minibatches"] * settings["rollout"]["responses"]
+    )
+    return decode.measure(
+        path,
+        compute,
+        dataclasses.replace(sampling, batch_rows=rollout),
+        machine,
+        rows=rows or (rollout,),
+        prompt_tokens=min(workloads.PROMPT, batch["tokens"] - sampling.max_new_tokens),
+        steps=steps,
+    )
+
+
+def finish(what: str, name: str, found: dict[str, Any], out: str | None) -> None:
+    """Prints the figures, and writes them where that is asked for."""
+    shown = {k: v for k, v in found.items() if k not in ("config", "machine", "versions")}
+    machine = found.get("machine", {})
+    report.show(
+        what,
+        name,
+        shown | {k: machine[k] for k in ("devices", "processor", "ceilings") if k in machine},
+    )
+    if out is not None:
+        report.write(Path(out), {"what": what, "workload": name, **found})

@@ -1,0 +1,160 @@
+"""Causal attention within segments over whole rows: which form computes it, and the dense one.
+
+All forms compute the same, and no token ever depends on one of another segment. What they
+give for padding differs; nothing reads it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from rlft_jax.models import attention_blockwise, attention_cudnn, attention_splash
+
+Form = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
+# Takes queries `[R, T, N, H]`, keys and values `[R, T, K, H]`; returns what they attended to.
+Attend = Callable[[Array, Array, Array], Array]
+
+# Shorter rows are faster as one matrix of scores, where there is no kernel. On two CPU cores blocks
+# take 0.75 of its time at 256 tokens and a quarter from 1,024 on; others were not measured.
+DENSE_BELOW = {"cpu": 192}
+LARGE_DENSE_BELOW = 1024
+PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
+
+
+def chosen(
+    form: Form,
+    *,
+    dtype: Any,
+    tokens: int,
+    platform: str | None = None,
+    is_divided: bool = True,
+) -> Form:
+    """The form that `auto` stands for, for rows of so many tokens; any other form as it is.
+
+    cuDNN's kernels take half precision only, so float32 has plain XLA on GPUs too.
+
+    >>> chosen("auto", dtype="bfloat16", tokens=64, platform="gpu")
+    'cudnn'
+
+    Args:
+        platform: "cpu", "gpu" or "tpu"; that of the default devices if left out.
+        is_divided: Whether it is known how devices share the work, which no compiler can find
+            out for the TPU's kernels.
+    """
+    if form != "auto":
+        return form
+    platform = platform or jax.default_backend()
+    if platform == "tpu" and is_divided:
+        return "splash"
+    if platform == "gpu" and jnp.dtype(dtype).itemsize == 2:
+        return "cudnn"
+    is_short = tokens < DENSE_BELOW.get(platform, LARGE_DENSE_BELOW)
+    return "xla" if is_short else "blockwise"
+
+
+def problem(form: Form, *, dtype: Any, platform: str | None = None) -> str | None:
+    """What keeps a form from running here, for who chose it; None if nothing does."""
+    platform, wanted = platform or jax.default_backend(), PLATFORMS.get(form)
+    if wanted is not None and platform != wanted:
+        return (
+            f"config.model.attention = {form!r} needs a {wanted.upper()}, but the devices here are"
+            f" of {platform.upper()}s; leave it at 'auto'."
+        )
+    if form == "cudnn" and jnp.dtype(dtype).itemsize != 2:
+        return (
+            f"config.model.attention = 'cudnn' computes in half precision only, not in {dtype};"
+            " set config.model.dtype = 'bfloat16', or leave attention at 'auto'."
+        )
+    return None
+
+
+def described(form: Form, *, dtype: Any, tokens: int, platform: str | None = None) -> str:
+    """Says which form rows of so many tokens take here, and why it is not a faster one."""
+    found = chosen(form, dtype=dtype, tokens=tokens, platform=platform)
+    is_slow = (platform or jax.default_backend()) == "gpu" and found != "cudnn" and form == "auto"
+    why = " (cuDNN's would need config.model.dtype = 'bfloat16')" if is_slow else ""
+    return f"Attention over {tokens} tokens in {dtype}: {found}{why}."
+
+
+def attention(
+    form: Form,
+    segments: Int[Array, "R T"] | None,
+    *,
+    shape: tuple[int, int],
+    dtype: Any,
+    starts: Int[Array, "R S"] | None = None,
+) -> Attend:
+    """Returns attention over rows, with what it needs to know of them computed once.
+
+    Args:
+        segments: Which tokens belong together, side by side; None if all of a row do.
+        shape: R and T.
+        dtype: Of queries, keys and values.
+        starts: Where each response of a row begins, and T where there are no more; only cuDNN's
+            kernels have to know.
+    """
+    is_divided = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+    form = chosen(form, dtype=dtype, tokens=shape[1], is_divided=is_divided)
+    if form == "cudnn":
+        return _divided(*attention_cudnn.attention(segments, starts))
+    if form == "splash":
+        return _divided(*attention_splash.attention(segments))
+    if segments is None:
+        segments = jnp.ones(shape, jnp.int32)
+    return attention_blockwise.attention(segments) if form == "blockwise" else dense(segments)
+
+
+def dense(segments: Int[Array, "R T"]) -> Attend:
+    """Attention with all scores of a row at once: `R x N x T x T` of them."""
+    T = segments.shape[1]
+    same_R1TT = segments[:, None, :, None] == segments[:, None, None, :]
+    mask_R1TT = same_R1TT & jnp.tri(T, dtype=bool)[None, None]
+    return lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask_R1TT)
+
+
+def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
+    """`function`, to be compiled for `mesh`: kernels in it share their work over its devices."""
+    if mesh is None:
+        return function
+
+    @functools.wraps(function)
+    def call(*args, **named):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **named)
+
+    return call
+
+
+def _divided(kernel: Callable[..., Array], rows: tuple[Array, ...]) -> Attend:
+    """Runs a kernel, which no compiler can cut up, on each device's part of rows and heads.
+
+    The mesh is that of `on_mesh`. Heads go by its axis `tensor`, rows by the others; what does
+    not divide is computed everywhere.
+    """
+
+    def attend(
+        q: Float[Array, "R T N H"], k: Float[Array, "R T K H"], v: Float[Array, "R T K H"]
+    ) -> Float[Array, "R T N H"]:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return kernel(q, k, v, *rows)
+        by_rows = tuple(axis for axis in mesh.axis_names if axis != "tensor")
+        parts = mesh.size // mesh.shape.get("tensor", 1)
+        divides = k.shape[2] % mesh.shape.get("tensor", 1) == 0
+        heads = "tensor" if "tensor" in mesh.axis_names and divides else None
+        spread = by_rows if len(q) % parts == 0 else None
+        spec = P(spread, None, heads, None)
+        return jax.shard_map(
+            kernel,
+            in_specs=(spec, spec, spec, *(P(spread, None) for _ in rows)),
+            out_specs=spec,
+            check_vma=False,  # kernels do not say over which axes their results vary
+        )(q, k, v, *rows)
+
+    return attend
