@@ -2,11 +2,12 @@ r"""RLOO on UltraFeedback's prompts against a reward model, with the settings of
 
     rlft train --config=configs/ultrafeedback_rloo.py --workdir=runs/ultrafeedback_rloo \
         --config.model.path=runs/smoltalk_sft \
-        --config.reward.models="{'helpful': 'OpenAssistant/reward-model-deberta-v3-large'}"
+        --config.reward.models="{'helpful': 'runs/ultrafeedback_siamese'}"
 
-The reward model may be a folder, a name on the hub, or a run of configs/ultrafeedback_siamese.py or
-configs/ultrafeedback_regression.py. Prompts of your own: --config.data.path=FILE.jsonl
---config.data.split=train with `prompt` or `messages`.
+The reward model is a run of configs/ultrafeedback_siamese.py or
+configs/ultrafeedback_regression.py, a folder, or a name on the hub with safetensors
+(configs/ultrafeedback_deberta.py says what to do about OpenAssistant's). Prompts of your own:
+--config.data.path=FILE.jsonl --config.data.split=train with `prompt` or `messages`.
 
 From the authors' code come 4 responses a prompt, the weight 0.03 of the KL in the reward, batch 32,
 learning rate 5e-6, one epoch and temperature 0.7. They sampled at most 53 tokens, a default of

@@ -36,7 +36,7 @@ def run(
     Raises:
         ValueError: If flags do not go together, or the config cannot run.
     """
-    check(what, config, shape, rows, steps)
+    check(what, config, shape, rows, steps, [name for name, _ in overrides])
     shape = shape or (SHAPE if config is None else None)
     name = config or f"the {shape} shape"
     if what == "startup":
@@ -56,7 +56,12 @@ def run(
 
 
 def check(
-    what: str, config: str | None, shape: str | None, rows: Sequence[int], steps: int
+    what: str,
+    config: str | None,
+    shape: str | None,
+    rows: Sequence[int],
+    steps: int,
+    overridden: Sequence[str],
 ) -> None:
     """Refuses flags that would do nothing, or make no sense."""
     wrong = []
@@ -70,9 +75,14 @@ def check(
         )
     if rows and what != "decode":
         wrong.append(f"--rows has no effect with --what={what}; it is for decode. Remove it.")
+    if what == "decode" and "sampling.batch_rows" in overridden:
+        wrong.append(
+            "config.sampling.batch_rows has no effect with --what=decode, which decodes all rows at"
+            " once. Set --rows."
+        )
     if any(count < 1 for count in rows):
         wrong.append(f"--rows={','.join(map(str, rows))}: each must be at least 1.")
-    if steps < (1 if what == "decode" else 0):
+    if steps < (1 if what in ("decode", "startup") else 0):
         wrong.append(f"--steps={steps} is too few for --what={what}. Raise it.")
     if wrong:
         raise ValueError("\n".join(wrong))

@@ -17,7 +17,8 @@ from rlft_jax.training.run_directory import versions
 FORMULA = (
     "Model FLOPs: 2 a parameter of a matrix and token, the head's for tokens that bear the loss,"
     " and 2 x layers x heads x head width x T^2 a text for attention, which is causal and counted"
-    " once; all times three where weights train. What is computed again does not count."
+    " once; all times three to train, or two with adapters, plus a reference's pass and what is"
+    " sampled, where there are any. What is computed again does not count."
     " Utilisation is of the matrix product measured here, in the type that the model computes in."
 )
 

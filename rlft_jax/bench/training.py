@@ -106,7 +106,7 @@ def measure(config: Config, ceilings: Ceilings, *, steps: int) -> dict[str, Any]
             "step_memory_bytes": compiled.memory,
         }
         rounds, before = [], 0
-        with progress("Measuring", WARMUP + steps, unit="rounds") as advance:
+        with progress("Measuring", (WARMUP + steps) * bool(steps), unit="rounds") as advance:
             for number in range((WARMUP + steps) * bool(steps)):
                 if number == WARMUP:
                     before = len(compiling)

@@ -42,7 +42,7 @@ def evaluate_instructions(
     judge_url: str | None = None,
     judge_key_variable: str | None = None,
     judge_answers: str | None = None,
-    judge_concurrency: int = 8,
+    judge_concurrency: int | None = None,
     split: str = "test",
     subset: str | None = None,
     limit: int | None = None,
@@ -79,14 +79,14 @@ def evaluate_instructions(
             is asked about every pair in both orders.
         judge_key_variable: Name of the environment variable that holds its key.
         judge_answers: A .jsonl file that keeps its answers, so that none is paid for twice.
-        judge_concurrency: Questions to ask it at the same time.
+        judge_concurrency: Questions to ask it at the same time; 8 if left out.
         split: Which split of a folder or hub data set, or a slice such as "test[:100]". A file
             has one split, whatever its name, which can be sliced too.
         subset: Which configuration of a hub data set, where it has several.
         limit: Take the first prompts only.
         template: Whether text prompts become the turn of a chat, or stay plain.
         turns: Whether chats are answered at their end, or after their first question.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time, and switches top_p and top_k off.
         top_p: Sample among the likeliest tokens that together have this probability.
         top_k: Sample among the k likeliest tokens; 0 for all.
         repetition_penalty: Above 1, makes tokens that occurred less likely.
@@ -99,9 +99,10 @@ def evaluate_instructions(
     """
     check_limit(limit)
     check_seed(seed)
-    if judge_url is None and (judge_key_variable or judge_answers):
+    if judge_url is None and (judge_key_variable or judge_answers or judge_concurrency):
         raise ValueError(
-            "--judge_key_variable and --judge_answers have no effect without --judge_url."
+            "--judge_key_variable, --judge_answers and --judge_concurrency have no effect without"
+            " --judge_url."
         )
     settings = SamplingSettings(
         max_new_tokens=max_new_tokens,
@@ -143,7 +144,7 @@ def evaluate_instructions(
         else:
             assert chat is not None
             with contextlib.closing(Answers(judge_answers)) as answers:
-                judged = pairwise.judge(pairs, chat, answers, concurrency=judge_concurrency)
+                judged = pairwise.judge(pairs, chat, answers, concurrency=judge_concurrency or 8)
             result = report.by_endpoint(pairs, judged, seed=seed, spec=spec)
             said = [one._asdict() for one in judged]
         for pair, words in zip(pairs, said, strict=True):

@@ -63,8 +63,8 @@ def problem(form: Form, *, dtype: Any, platform: str | None = None) -> str | Non
     platform, wanted = platform or jax.default_backend(), PLATFORMS.get(form)
     if wanted is not None and platform != wanted:
         return (
-            f"config.model.attention = {form!r} needs a {wanted.upper()}, but the devices here are"
-            f" of {platform.upper()}s; leave it at 'auto'."
+            f"config.model.attention = {form!r} needs a {wanted.upper()}, but this machine has only"
+            f" {platform.upper()}s; leave it at 'auto'."
         )
     if form == "cudnn" and jnp.dtype(dtype).itemsize != 2:
         return (

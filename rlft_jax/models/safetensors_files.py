@@ -61,7 +61,7 @@ def read_folder(folder: Path, *, stem: str = "model") -> dict[str, Stored]:
         )
     raise ValueError(
         f"{folder} has neither {single.name} nor {index.name}. Point to a folder that"
-        " `save_pretrained` wrote."
+        " `save_pretrained` wrote; of the hub, pickles are never fetched."
     )
 
 

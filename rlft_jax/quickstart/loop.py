@@ -40,7 +40,7 @@ def sft_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=1000,
+            steps=950,
             model=dict(path=str(folder / "base"), unroll=0),
             data=dict(path=str(folder / "data/train.jsonl"), **TASK),
             objective=dict(name="sft"),
@@ -56,7 +56,7 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=700,
+            steps=780,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),

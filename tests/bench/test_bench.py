@@ -117,6 +117,11 @@ def test_two_starts_are_compared(bench, monkeypatch):
         (["--what=sft", "--rows=2"], "--rows has no effect with --what=sft"),
         (["--what=sft", "--shape=huge"], "choose one of small, qwen2.5-0.5b"),
         (["--what=decode", "--steps=0"], "--steps=0 is too few"),
+        (["--what=startup", "--steps=0"], "--steps=0 is too few"),
+        (
+            ["--what=decode", "--config.sampling.batch_rows=4"],
+            "config.sampling.batch_rows has no effect with --what=decode",
+        ),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, said, capsys):

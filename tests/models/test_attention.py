@@ -166,7 +166,7 @@ def test_what_auto_stands_for_depends_on_devices_numbers_and_lengths():
 
 def test_what_cannot_run_here_is_said():
     problem = functools.partial(attention.problem, dtype="bfloat16")
-    assert "needs a GPU, but the devices here are of CPUs" in str(problem("cudnn"))
+    assert "needs a GPU, but this machine has only CPUs" in str(problem("cudnn"))
     assert "needs a TPU" in str(problem("splash", platform="gpu"))
     assert "half precision only" in str(attention.problem("cudnn", dtype="float32", platform="gpu"))
     assert problem("cudnn", platform="gpu") is None
