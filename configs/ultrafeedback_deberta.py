@@ -5,10 +5,10 @@ r"""A DeBERTa-v3 reward model, trained further on UltraFeedback's pairs.
         --data=HuggingFaceH4/ultrafeedback_binarized --split=test_prefs
 
 The authors of arXiv:2506.21560 used OpenAssistant's model as it is, which needs no training here
-either: give it to `rlft score`, `rlft evaluate` or config.reward.models. Its files on the hub may be
-pickles (pytorch_model.bin), which are never fetched or read: load it with transformers where torch
-is, `save_pretrained` it to a folder, and name that folder in the place of the model. Without a
-config of theirs, the settings here are ours; texts are pairs of prompt and response, as
+either: give it to `rlft score`, `rlft evaluate` or config.reward.models. Its files on the hub may
+be pickles (pytorch_model.bin), which are never fetched or read: load it with transformers where
+torch is, `save_pretrained` it to a folder, and name that folder in the place of the model. Without
+a config of theirs, the settings here are ours; texts are pairs of prompt and response, as
 OpenAssistant trained on. To begin from an encoder without a head: --config.model.path=NAME
 --config.model.parameters=new_head. Pairs of your own: --config.data.path=FILE.jsonl
 --config.data.split=train with `chosen` and `rejected`.
