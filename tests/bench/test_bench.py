@@ -44,7 +44,8 @@ def bench(tmp_path):
 def test_sft_on_full_rows_wastes_nothing_and_learns_from_every_token(bench, capsys):
     found = bench("sft", *SMALL)
     assert found["padding_waste"] == 0
-    assert found["tokens_per_second"] == pytest.approx(8 * 48 / found["step_seconds"], rel=0.5)
+    seconds = 8 * 48 / found["tokens_per_second"]
+    assert found["step_seconds_least"] <= seconds <= found["step_seconds_most"]
     # The first token of a text is predicted by nothing, but a template's token may be.
     assert found["loss_tokens_per_second"] == pytest.approx(found["tokens_per_second"], rel=0.03)
     assert found["samples_per_second"] * 48 == pytest.approx(found["tokens_per_second"])
