@@ -39,8 +39,7 @@ class Engine(NamedTuple):
         sample: Completions of prompts, `responses` each, by parameters, ids and the numbers
             that their randomness comes from.
         reward: Rewards of responses to problems, in all and by name.
-        old_score: Scores under the policy that sampled; None where nothing asks for it, or where
-            what the sampler recorded is as good.
+        old_score: Scores under the policy that sampled; None where nothing asks for it.
         reference_score: Scores under the reference policy; None where nothing asks for it.
         select: Which responses are learned from; all where None.
         advantages: From rewards, response masks, old and reference log-probabilities; None where
@@ -178,7 +177,7 @@ class Rollout:
             advantages = engine.advantages(
                 responses.rewards,
                 responses.is_response,
-                responses.sampled_logprobs if engine.old_score is None else responses.old_logprobs,
+                responses.old_logprobs,
                 responses.reference_logprobs,
                 gathered_everywhere,
             )

@@ -25,6 +25,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlft_jax.batch import Batch
+from rlft_jax.bench.flops import QWEN2_5_0_5B
 from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.qwen2 import Architecture, Compute
 from rlft_jax.objectives import sft
@@ -32,16 +33,6 @@ from rlft_jax.runs.loading import structure
 from rlft_jax.training.optimizer import adamw
 from rlft_jax.training.sharding import ROWS, replicated, shardings
 from rlft_jax.training.step import init_state, train_step
-
-QWEN_HALF_BILLION = Architecture(
-    vocabulary=151_936,
-    width=896,
-    layers=24,
-    heads=14,
-    kv_heads=2,
-    head_width=64,
-    feed_forward=4864,
-)
 
 
 def compiled(
@@ -85,7 +76,7 @@ def main() -> None:
     flags.add_argument("--rows", type=int, default=16)
     flags.add_argument("--tokens", type=int, default=2048)
     flags.add_argument("--tensor", type=int, default=1)
-    flags.add_argument("--layers", type=int, default=QWEN_HALF_BILLION.layers)
+    flags.add_argument("--layers", type=int, default=QWEN2_5_0_5B.layers)
     flags.add_argument("--attention", default="splash")
     flags.add_argument("--remat", default="full")
     given = flags.parse_args()
@@ -96,7 +87,7 @@ def main() -> None:
         attention=given.attention,
         remat=given.remat,
     )
-    architecture = dataclasses.replace(QWEN_HALF_BILLION, layers=given.layers)
+    architecture = dataclasses.replace(QWEN2_5_0_5B, layers=given.layers)
     begun = time.monotonic()
     program = compiled(
         given.topology, architecture, compute, given.rows, given.tokens, given.tensor

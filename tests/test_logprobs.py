@@ -1,15 +1,19 @@
 """Log-probabilities are those of a plain log-softmax, however rows are laid and chunks are cut."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from rlft_jax import logprobs
 from rlft_jax.batch import Batch, first_fit, pack
 from rlft_jax.logprobs import Scores, head_scores, response_logprobs, token_scores
+from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
 from tests import tiny
 
@@ -33,7 +37,7 @@ def plain(temperature: float) -> Scores:
     shifted = logits - logits.max(-1, keepdims=True)
     logp = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     given = np.take_along_axis(logp[:, :-1], tokens[:, 1:, None], -1)[..., 0]
-    is_scored = (np.arange(1, T) < RESPONSES.lengths[..., None]).reshape(B * G, T - 1)
+    is_scored = RESPONSES.is_response[..., 1:].reshape(B * G, T - 1)
     place = lambda x: np.pad(np.where(is_scored, x, 0), ((0, 0), (1, 0))).reshape(B, G, T)
     return Scores(
         place(given),  # pyright: ignore
@@ -54,7 +58,7 @@ def test_scores_are_those_of_the_definition(head_chunk, packed, temperature):
     for ours, theirs in zip(scores, expected):
         lifted = packing.lift(np.asarray(ours)[None], RESPONSES.tokens.shape[-1])
         np.testing.assert_allclose(lifted, theirs, atol=2e-6)
-        # Padding and first tokens, which nothing predicted, have no scores.
+        # Prompts, padding and first tokens, which nothing predicted, have no scores.
         assert np.count_nonzero(ours) == np.count_nonzero(lifted)
 
 
@@ -75,7 +79,7 @@ def test_rows_of_any_length_are_scored_in_full_chunks(T):
             lambda x: head_scores(tiny.with_compute(POLICY, head_chunk=12).model, x, targets)
         )(hidden)
     )
-    assert f"f32[{3 * min(T, 4)},64]" in program
+    assert f"f32[{-(-3 * T // -(-3 * T // 12))},64]" in program
     assert T <= 4 or f"f32[{3 * T},64]" not in program
 
 
@@ -100,6 +104,72 @@ def test_gradients_are_those_of_the_definition():
     assert tiny.distance(ours[1], theirs[1]) < 1e-6
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Even few positions are cut into eight chunks."""
+    monkeypatch.setattr(logprobs, "POSITIONS", 1)
+
+
+@pytest.mark.parametrize("head_chunk", [5, 10_000])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_what_is_not_scored_changes_nothing(share, head_chunk, small_chunks):
+    policy = tiny.with_compute(POLICY, head_chunk=head_chunk)
+    hidden = jax.random.normal(jax.random.key(0), (3, 13, 32))
+    targets = jax.random.randint(jax.random.key(1), (3, 13), 0, 64)
+    is_scored = jax.random.uniform(jax.random.key(2), (3, 13)) < share
+
+    def total(params, hidden, is_chosen):
+        model = nnx.merge(policy.graph, params)
+        scores = head_scores(model, hidden, targets, is_chosen, with_entropy=True)
+        return jnp.where(is_scored, scores.logprobs, 0).sum(), scores
+
+    value = jax.value_and_grad(total, (0, 1), has_aux=True)
+    (_, ours), gradient = value(policy.params, hidden, is_scored)
+    (_, theirs), whole_gradient = value(policy.params, hidden, None)
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, jnp.where(is_scored, other, 0), atol=1e-6)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(whole_gradient)):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_chunks_with_nothing_to_score_are_not_computed(small_chunks):
+    """Of 32 positions, in eight chunks of 4, the first 8 in each row of 16 count."""
+    is_scored = jnp.broadcast_to(jnp.arange(16) < 8, (2, 16))
+    hidden = jnp.where(is_scored[..., None], 0.1, jnp.nan) * jnp.ones((2, 16, 32))
+    targets = jnp.zeros((2, 16), jnp.int32)
+
+    def total(params):
+        model = nnx.merge(POLICY.graph, params)
+        return head_scores(model, hidden, targets, is_scored).logprobs.sum()
+
+    value, gradient = jax.value_and_grad(total)(POLICY.params)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient["embed"]["embedding"]).all()
+
+
+def test_rows_on_devices_of_their_own_are_rearranged_there(small_chunks):
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    hidden = jax.random.normal(jax.random.key(0), (4, 16, 32))
+    targets = jax.random.randint(jax.random.key(1), (4, 16), 0, 64)
+    is_scored = jax.random.uniform(jax.random.key(2), (4, 16)) < 0.3
+
+    def total(params, *batch):
+        found = head_scores(nnx.merge(POLICY.graph, params), *batch)
+        return found.logprobs.sum()
+
+    alone = jax.value_and_grad(total)(POLICY.params, hidden, targets, is_scored)
+    by_rows = lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    whole = jax.device_put(POLICY.params, NamedSharding(mesh, PartitionSpec()))
+    program = jax.jit(on_mesh(mesh, jax.value_and_grad(total)))
+    batch = tuple(map(by_rows, (hidden, targets, is_scored)))
+    shared = program(whole, *batch)
+    for one, other in zip(jax.tree.leaves(shared), jax.tree.leaves(alone)):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    text = program.lower(whole, *batch).compile().as_text()
+    assert "all-reduce" in text
+    assert not re.search("all-gather|all-to-all|collective-permute", text)
+
+
 def test_entropy_has_no_gradient():
     batch = tiny.first_micro_batch(tiny.batch_of(RESPONSES))
     entropy = lambda params: scored(POLICY.graph, params, batch, 1.0).entropy.sum()
@@ -108,8 +178,8 @@ def test_entropy_has_no_gradient():
 
 def test_only_responses_have_response_logprobs():
     batch = tiny.first_micro_batch(tiny.batch_of(RESPONSES))
-    logprobs = response_logprobs(POLICY.model, batch)
-    assert ((np.asarray(logprobs) != 0) == batch.is_response).all()
+    found = response_logprobs(POLICY.model, batch)
+    assert ((np.asarray(found) != 0) == batch.is_response).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

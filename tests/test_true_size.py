@@ -10,25 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlft_jax.bench.flops import QWEN2_5_0_5B
 from rlft_jax.data.tiny_tokenizer import save_tiny_tokenizer
 from rlft_jax.models import safetensors_files
-from rlft_jax.models.qwen2 import Architecture
 from tests import tiny_run
 from tests.models.checkpoints import write_random
 
-# The numbers of the published config.json.
-QWEN_HALF_BILLION = Architecture(
-    vocabulary=151_936,
-    width=896,
-    layers=24,
-    heads=14,
-    kv_heads=2,
-    head_width=64,
-    feed_forward=4864,
-    rope_theta=1_000_000.0,
-    tied=True,
-    max_positions=32_768,
-)
 PARAMETERS = 494_032_768
 GIB = 2**30
 
@@ -55,7 +42,7 @@ def stored(folder: Path) -> dict[str, np.ndarray]:
 def test_the_half_billion_shape_is_imported_trained_a_step_exported_and_read_again(tmp_path):
     base, rows = tmp_path / "base", tmp_path / "rows.jsonl"
     base.mkdir()
-    write_random(base, QWEN_HALF_BILLION)
+    write_random(base, QWEN2_5_0_5B)
     row = {"prompt": "Count: ", "completion": " ".join(map(str, range(70)))}
     save_tiny_tokenizer([row["prompt"], row["completion"]], base, size=300)
     tiny_run.write_rows(rows, [row])

@@ -8,14 +8,13 @@ from rlft_jax.commands import BY_TASK
 from rlft_jax.commands.data_sets import check_limit, made_of, read_named
 from rlft_jax.commands.outputs import outputs
 from rlft_jax.commands.policies import (
-    Dtype,
     check_samples,
     check_seed,
     encode_problems,
     template_of,
 )
 from rlft_jax.evaluate import with_interval
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.runs.inference import load_replicas, sample_from
 from rlft_jax.runs.learned_rewards import reward_of
 from rlft_jax.runs.loading import find

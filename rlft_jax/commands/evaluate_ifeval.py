@@ -5,9 +5,9 @@ from typing import Literal
 from rlft_jax.commands.data_sets import check_limit, made_of, read_named
 from rlft_jax.commands.generate import complete
 from rlft_jax.commands.outputs import outputs
-from rlft_jax.commands.policies import Dtype, check_seed, encode_problems
+from rlft_jax.commands.policies import check_seed, encode_problems
 from rlft_jax.judges import ifeval as figures
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.runs.inference import load_replicas
 from rlft_jax.runs.loading import find
 from rlft_jax.sampling.settings import SamplingSettings

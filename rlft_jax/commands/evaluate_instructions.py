@@ -9,7 +9,7 @@ import numpy as np
 from rlft_jax.commands.data_sets import check_limit, made_of, read_named
 from rlft_jax.commands.generate import complete
 from rlft_jax.commands.outputs import outputs
-from rlft_jax.commands.policies import Dtype, check_seed, encode_problems
+from rlft_jax.commands.policies import check_seed, encode_problems
 from rlft_jax.data import row_forms
 from rlft_jax.data.bad_rows import map_rows
 from rlft_jax.data.mixtures import DatasetSpec
@@ -18,7 +18,7 @@ from rlft_jax.judges import pairwise, report
 from rlft_jax.judges.answers import Answers
 from rlft_jax.judges.endpoint import Chat, Endpoint
 from rlft_jax.judges.pairwise import Pair
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.progress import progress
 from rlft_jax.runs.inference import load_replicas
 from rlft_jax.runs.loading import find

@@ -11,12 +11,12 @@ from rlft_jax.commands.data_sets import read_named
 from rlft_jax.commands.held_out_pairs import config_of, held_out_pairs
 from rlft_jax.commands.implicit_rewards import is_dpo, plan_implicit_reward
 from rlft_jax.commands.outputs import outputs
-from rlft_jax.commands.policies import Dtype, check_seed
+from rlft_jax.commands.policies import check_seed
 from rlft_jax.data.formatting import Preset, TooLong
 from rlft_jax.data.readers import Rows
 from rlft_jax.data.report import Report
 from rlft_jax.data.reward_rows import RewardExample, pair_examples
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.progress import progress, say
 from rlft_jax.runs.scoring import Scorer, plan_scorer
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rlft_jax.commands.policies import Dtype, check_seed
+from rlft_jax.commands.policies import check_seed
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.progress import progress
 from rlft_jax.runs.inference import Replicas, load_replicas, sample_from
 from rlft_jax.runs.loading import find

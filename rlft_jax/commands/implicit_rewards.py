@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from rlft_jax.commands.held_out_pairs import config_of
 from rlft_jax.commands.logprobs import score_examples
-from rlft_jax.commands.policies import Dtype
 from rlft_jax.config.derived import needs_reference
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.encoding import Group
@@ -21,7 +20,7 @@ from rlft_jax.data.preferences import encode_pairs
 from rlft_jax.data.readers import Rows
 from rlft_jax.data.report import Report
 from rlft_jax.data.reward_rows import characters, source_of
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.objectives import dpo
 from rlft_jax.runs.inference import load_replicas
 from rlft_jax.runs.loading import Origin, find

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from rlft_jax.batch import Example, Responses
-from rlft_jax.commands.policies import Dtype
 from rlft_jax.commands.requests import encode_requests, line_of, read_requests
 from rlft_jax.files import written_whole
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.progress import progress
 from rlft_jax.runs.inference import Replicas, load_replicas, policy_score
 from rlft_jax.runs.loading import find

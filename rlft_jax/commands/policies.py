@@ -1,15 +1,12 @@
 """What commands ask of a policy."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.runs.loading import Origin, read_config
 from rlft_jax.tasks import TASKS
 from rlft_jax.tasks.problem import Problem
-
-Dtype = Literal["float32", "bfloat16"]
 
 
 def check_seed(seed: int) -> None:

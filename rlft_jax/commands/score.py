@@ -1,10 +1,9 @@
 """`rlft score`: what a reward model thinks of given completions."""
 
-from rlft_jax.commands.policies import Dtype
 from rlft_jax.commands.requests import format_requests, line_of, read_requests
 from rlft_jax.data.formatting import Preset, TooLong
 from rlft_jax.files import written_whole
-from rlft_jax.models.qwen2 import Compute
+from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.progress import progress, say
 from rlft_jax.runs.scoring import plan_scorer
 

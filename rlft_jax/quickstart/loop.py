@@ -56,7 +56,7 @@ def rloo_config(folder: Path, seed: int) -> ConfigDict:
     return ConfigDict(
         dict(
             seed=seed,
-            steps=780,
+            steps=900,
             model=dict(path=str(folder / "sft"), unroll=0),
             data=dict(path=str(folder / "data/practice.jsonl"), **TASK),
             rollout=dict(responses=8),

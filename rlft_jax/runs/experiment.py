@@ -26,7 +26,7 @@ from rlft_jax.training.checkpoint import Checkpoints
 from rlft_jax.training.loop import Hook, Progress, Source, Step, Stopped
 from rlft_jax.training.loop import run as loop
 from rlft_jax.training.preemption import Preemption
-from rlft_jax.training.profiling import Profile
+from rlft_jax.training.profiling import Profile, check_steps
 from rlft_jax.training.report import Report
 from rlft_jax.training.run_directory import (
     RunDirectory,
@@ -109,6 +109,8 @@ def train(
     if over is not None:
         say(f"{directory.path} {over}.")
         return
+    if profile is not None:
+        check_steps(*profile, begun=begun, steps=plan.steps)
     say(summary(plan, begun))
 
     plan, frozen, reference, source, facts = start(plan)

@@ -111,15 +111,13 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     config, tokenizer = plan.config, plan.policy.tokenizer
     assert plan.reward is not None
     how = dict(config["sampling"])
-    dtype = how.pop("dtype") or plan.base.compute.dtype
+    dtype = how.pop("dtype")
     settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **how)
     sample = policy_sampler(plan, frozen, settings, dtype)
     advantages, selection = config["advantages"], config["selection"]
     is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
-    # In float32 the sampler's own log-probabilities are the trainer's, but for rounding.
-    is_exact = dtype == plan.base.compute.dtype == "float32"
     old_score = None
-    if advantages is not None and (is_reused or (advantages["kl_weight"] and not is_exact)):
+    if advantages is not None and (is_reused or advantages["kl_weight"]):
         old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),

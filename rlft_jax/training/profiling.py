@@ -28,6 +28,19 @@ def parse_steps(text: str) -> tuple[int, int]:
     return first, last
 
 
+def check_steps(first: int, last: int, *, begun: int, steps: int) -> None:
+    """Refuses steps that a run will not take: all of them done, or some beyond its end.
+
+    Raises:
+        ValueError: If nothing, or not everything that was asked for, would be traced.
+    """
+    if last > steps or last <= begun:
+        raise ValueError(
+            f"--profile={first}:{last} names steps that this run does not take: it takes steps"
+            f" {begun + 1} to {steps}."
+        )
+
+
 class Profile:
     """A hook that traces the steps `first` to `last`, what happens between them included.
 

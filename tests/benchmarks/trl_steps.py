@@ -1,4 +1,4 @@
-"""Times TRL's trainers on the files that `against_trl.py` wrote; run it with TRL's Python.
+"""Times TRL's trainers on the files that `against_peers.py` wrote; run it with TRL's Python.
 
     python trl_steps.py --what=sft --folder=FOLDER --batch=8 --tokens=256 --steps=10 --json=OUT
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlft_jax.config.schema import resolved
 from rlft_jax.runs import experiment
-from rlft_jax.training.profiling import parse_steps
+from rlft_jax.training.profiling import check_steps, parse_steps
 
 
 def test_the_steps_asked_for_are_in_the_trace(tiny, tmp_path):
@@ -25,3 +25,10 @@ def test_the_steps_asked_for_are_in_the_trace(tiny, tmp_path):
 def test_steps_that_are_no_steps_are_refused(text):
     with pytest.raises(ValueError, match="START:STOP"):
         parse_steps(text)
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 6), (6, 7), (1, 2)])
+def test_steps_that_a_run_does_not_take_are_refused(first, last):
+    check_steps(2, 5, begun=2, steps=5)
+    with pytest.raises(ValueError, match="takes steps 3 to 5"):
+        check_steps(first, last, begun=2, steps=5)

@@ -1,13 +1,14 @@
-r"""Times ours and TRL's training in turn, pair by pair, and prints the ratio of their rates.
+r"""Times a peer's training and ours in turn, pair by pair, and prints the ratio of their rates.
 
-    python tests/benchmarks/against_trl.py --what=sft --peer_python=TRL_ENVIRONMENT/bin/python
+    python tests/benchmarks/against_peers.py --what=sft --peer=trl --peer_python=TRL/bin/python
     ... --what=sft --ours=--config.model.dtype=bfloat16
     ... --what=sft --data=train.jsonl.gz --tokens=512
+    ... --what=rloo --batch=16 --responses=8 --new=128 --mean_length=40
 
 Both learn from the same files: those of `rlft bench` without a config, or, with --data, a tokenizer
 of the texts in a JSONL file and their rows of prompt and completion, question and answer, or
-instruction and output. TRL runs with its defaults. Busy machines slow TRL down more than ours, so
-pairs are told apart by how much others worked meanwhile. Nothing here is part of the tests.
+instruction and output. Peers run with their defaults. Busy machines slow torch down more than ours,
+so pairs are told apart by how much others worked meanwhile. Nothing here is part of the tests.
 """
 
 import argparse
@@ -23,8 +24,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy.optimize import brentq
+from scipy.special import expit, logsumexp
+
 from rlft_jax.bench import workloads
 from rlft_jax.data.row_forms import demonstration
+from rlft_jax.data.tokenizer import stop_ids
+from rlft_jax.models import convert
+from rlft_jax.models.qwen2 import Compute
+from rlft_jax.runs import loading
 
 RATES = {
     "sft": "loss_tokens_per_second",
@@ -72,6 +84,8 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
         new=arguments.new,
     )
     changes: dict[str, Any] = {"batch": {"prompts": arguments.batch, "tokens": arguments.tokens}}
+    if arguments.mean_length is not None:
+        plant_stop(folder / "model", arguments.mean_length)
     if arguments.what == "rloo":
         changes["rollout"] = {"responses": arguments.responses}
         changes["sampling"] = {"max_new_tokens": arguments.new}
@@ -90,6 +104,36 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
     return config
 
 
+def plant_stop(folder: Path, mean: float) -> None:
+    """Gives a model of random weights its stop token every `mean` tokens, whatever it has read.
+
+    Values get a bias, so that all hidden states share a direction, and the stop token's row of the
+    embedding lies along it.
+    """
+    origin, params = loading.find(str(folder)), convert.load(folder)
+    graph = loading.structure(origin.architecture, Compute()).graph
+    params["layers"]["attention"]["v"]["bias"] += 3.0
+    stop = stop_ids(origin.tokenizer)[0]
+    ids = np.random.default_rng(0).integers(300, origin.architecture.vocabulary, (16, 96))
+    hidden = jax.jit(lambda params, ids: nnx.merge(graph, params).hidden(ids))(params, ids)
+    hidden_rD = np.asarray(hidden)[:, 32:].reshape(-1, origin.architecture.width).astype(float)
+    embedding_VD = np.array(params["embed"]["embedding"], float)
+    others_r = logsumexp(hidden_rD @ np.delete(embedding_VD, stop, axis=0).T, axis=1)
+    common_D = hidden_rD.mean(0)
+    logits_r = hidden_rD @ common_D / (common_D @ common_D)
+    surplus = lambda size: expit(size * logits_r - others_r).mean() - 1 / mean
+    embedding_VD[stop] = brentq(surplus, -50, 50) * common_D / (common_D @ common_D)
+    params["embed"]["embedding"] = jnp.asarray(embedding_VD, jnp.float32)
+    convert.save(
+        folder,
+        params,
+        origin.architecture,
+        dtype="bfloat16",
+        stop_ids=stop_ids(origin.tokenizer),
+        pad_id=origin.tokenizer.pad_id,
+    )
+
+
 def ours(config: Path, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Figures of `rlft bench`."""
     flags = [f"--what={arguments.what}", f"--config={config}", f"--json={out}"]
@@ -97,12 +141,13 @@ def ours(config: Path, arguments: argparse.Namespace, out: Path) -> dict[str, An
 
 
 def theirs(folder: Path, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Figures of TRL."""
+    """Figures of the peer."""
     names = ("what", "batch", "tokens", "new", "responses", "steps")
     flags = [f"--{name}={getattr(arguments, name)}" for name in names]
     flags += [f"--folder={folder}", f"--json={out}", *arguments.theirs]
-    flags += ["--loss_on_all"] * (arguments.what == "sft" and arguments.data is None)
-    script = Path(__file__).with_name("trl_steps.py")
+    is_text = arguments.what == "sft" and arguments.data is None
+    flags += ["--loss_on_all"] * (is_text and arguments.peer == "trl")
+    script = Path(__file__).with_name(f"{arguments.peer}_steps.py")
     return figures([arguments.peer_python, str(script), *flags], out)
 
 
@@ -137,7 +182,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--what", choices=tuple(RATES), required=True)
-    parser.add_argument("--peer_python", required=True, help="of an environment with TRL")
+    parser.add_argument("--peer", default="trl", choices=("trl", "tunix"))
+    parser.add_argument("--peer_python", required=True, help="of an environment with the peer")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="that count, of each run")
     parser.add_argument("--shape", default="small", choices=tuple(workloads.SHAPES))
@@ -146,9 +192,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="the most tokens of a text")
     parser.add_argument("--new", type=int, default=64, help="tokens to sample, for RLOO")
     parser.add_argument("--responses", type=int, default=4, help="to a prompt, for RLOO")
+    parser.add_argument("--mean_length", type=float, help="of completions, planted, for RLOO")
     parser.add_argument("--data", type=Path, help="rows to imitate, packed on our side")
     parser.add_argument("--ours", action="append", default=[], help="a flag of rlft bench")
-    parser.add_argument("--theirs", action="append", default=[], help="a flag of trl_steps.py")
+    parser.add_argument("--theirs", action="append", default=[], help="a flag of its script")
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (2 if arguments.what == "rloo" else 8)
     rate = RATES[arguments.what]
