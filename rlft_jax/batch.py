@@ -45,6 +45,18 @@ class Responses(NamedTuple):
     old_logprobs: Float[np.ndarray, "B G T"] | None = None
     reference_logprobs: Float[np.ndarray, "B G T"] | None = None
 
+    @property
+    def shared(self) -> Int[np.ndarray, " B"]:
+        """Leading tokens that all responses to a prompt have in common, but for the last of them.
+
+        That one, the prompt's last token as a rule, predicts what differs.
+        """
+        is_there = self.lengths[..., None] > 0
+        first_B1T = np.take_along_axis(self.tokens, is_there.argmax(1, keepdims=True), axis=1)
+        is_same = ((self.tokens == first_B1T) & ~self.is_response) | ~is_there
+        common_B = np.cumprod(is_same.all(1), axis=1).sum(1)
+        return np.maximum(np.minimum(common_B, self.lengths.max(1)) - 1, 0).astype(np.int32)
+
     @classmethod
     def of(cls, groups: Sequence[Sequence[Example]]) -> "Responses":
         """Pads groups of examples, one group per prompt, all of one size G."""
@@ -72,11 +84,14 @@ class Batch(NamedTuple):
         tokens: Prompt and response ids.
         segments: Which response of its micro-batch a token belongs to, counted from 1 in the
             order of `is_real`; 0 is padding.
-        positions: Place of each token in its response, from 0.
+        positions: Place of each token in its response, its prompt included, from 0. Those of a
+            response whose prompt is with another one do not begin at 0.
         is_response: True at the tokens that the policy has to answer for.
         is_real: False where a prompt or response is filled in to make shapes even.
         starts: Where each response of a row begins, and its padding; T where there are no more.
             Only where a kernel has to know.
+        prompt_starts: Where in its row a token's prompt begins: elsewhere than the response, if
+            another one has the prompt. Only where responses share prompts.
     """
 
     tokens: Int[Array, "*M R T"]
@@ -85,6 +100,7 @@ class Batch(NamedTuple):
     is_response: Bool[Array, "*M R T"]
     is_real: Bool[Array, "*M P G"]
     starts: Int[Array, "*M R S"] | None = None
+    prompt_starts: Int[Array, "*M R T"] | None = None
     rewards: Float[Array, "*M P G"] | None = None
     advantages: Float[Array, "*M R T"] | None = None
     sampled_logprobs: Float[Array, "*M R T"] | None = None
@@ -124,9 +140,12 @@ class Packing(NamedTuple):
     """Where each of `[B, G]` responses lies in `[M, R, T]` rows.
 
     Attributes:
-        micro_batch, row, start: Place of the first token.
+        micro_batch, row, start: Place of the first token that is laid.
         segment: Number of the response in its micro-batch, from 1.
+        skipped: Leading tokens that are not laid, because another response of the row has them.
+        prompt_start: Place in the row of the first token, laid here or there.
         shape: M, R and T.
+        shares: Whether responses may share prompts.
         most: The most responses that a row may have; 0 if nobody has to know.
     """
 
@@ -135,7 +154,10 @@ class Packing(NamedTuple):
     start: Int[np.ndarray, "B G"]
     segment: Int[np.ndarray, "B G"]
     lengths: Int[np.ndarray, "B G"]
+    skipped: Int[np.ndarray, "B G"]
+    prompt_start: Int[np.ndarray, "B G"]
     shape: tuple[int, int, int]
+    shares: bool = False
     most: int = 0
 
     @property
@@ -154,6 +176,12 @@ class Packing(NamedTuple):
         return self._lay_all(np.arange(self.lengths.max()))
 
     @property
+    def prompt_starts(self) -> Int[np.ndarray, "M R T"]:
+        """Where in its row each token's prompt begins; padding's begins with itself."""
+        begins = self._lay_all(self.prompt_start[..., None])
+        return np.where(self.segments > 0, begins, np.arange(self.shape[2], dtype=np.int32))
+
+    @property
     def fullest(self) -> int:
         """Responses of the row that has the most."""
         return int(np.bincount(self._rows[self.lengths > 0], minlength=1).max())
@@ -170,7 +198,8 @@ class Packing(NamedTuple):
         starts = np.full((M * R, self.most + 1), T, np.int32)
         is_real = self.lengths > 0
         rows, begins = self._rows[is_real], self.start[is_real]
-        used = np.bincount(rows, weights=self.lengths[is_real], minlength=M * R)
+        laid = (self.lengths - self.skipped)[is_real]
+        used = np.bincount(rows, weights=laid, minlength=M * R)
         order = np.lexsort((begins, rows))
         rows, begins = rows[order], begins[order]
         starts[rows, np.arange(len(rows)) - np.searchsorted(rows, rows)] = begins
@@ -206,10 +235,10 @@ class Packing(NamedTuple):
         return self.micro_batch * self.shape[1] + self.row
 
     def _places(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mask of the real tokens of a padded field, and their flat places in the rows."""
+        """Mask of the tokens of a padded field that are laid, and their flat places in the rows."""
         t = np.arange(tokens)
-        is_token = t < self.lengths[..., None]
-        first = self._rows * self.shape[2] + self.start
+        is_token = (t >= self.skipped[..., None]) & (t < self.lengths[..., None])
+        first = self._rows * self.shape[2] + self.start - self.skipped
         return is_token, (first[..., None] + t)[is_token]
 
 
@@ -230,16 +259,22 @@ def first_fit(
     tokens: int,
     micro_batches: int = 1,
     packed: bool = True,
+    shared: Int[np.ndarray, " B"] | None = None,
     multiple: int = 1,
     process: int = 0,
 ) -> Packing:
     """Finds a place for every response: whole prompts dealt out evenly, long responses first.
+
+    Responses that share their prompt stay together. One has it; the others of its row leave it
+    out, all but its last token, and attend to it there.
 
     Args:
         lengths: Tokens of each response, its prompt included; 0 for none.
         tokens: Tokens of a row if `packed`, otherwise the most that a row may have.
         micro_batches: M; must divide B.
         packed: Whether responses share rows.
+        shared: Leading tokens of each prompt that its responses share if `packed`; nothing is
+            shared if None.
         multiple: R becomes a multiple of this, for the devices to share.
         process: Segments are counted over processes of equally many prompts.
 
@@ -264,29 +299,59 @@ def first_fit(
         slot[micro_batch == m] = np.arange(P)
     segment = (process * P + slot[:, None]) * G + np.arange(G) + 1
     micro_batch = np.repeat(micro_batch[:, None], G, axis=1)
+    zeros = np.zeros_like(lengths)
+    packing = Packing(micro_batch, zeros, zeros, segment, lengths, zeros, zeros, (0, 0, 0))
     if packed:
-        T = tokens
-        row, start, needed = _fill_rows(lengths, micro_batch, T, micro_batches)
+        T, packing = tokens, _filled(packing, shared, tokens, micro_batches)
+        needed = int(packing.row.max()) + 1
     else:
-        T = min(bucket(int(lengths.max()), 8), tokens)
-        row, start, needed = segment - 1 - process * P * G, np.zeros_like(lengths), P * G
-    shape = (micro_batches, bucket(needed, multiple), T)
-    return Packing(micro_batch, row, start, segment, lengths, shape)
+        T, needed = min(bucket(int(lengths.max()), 8), tokens), P * G
+        packing = packing._replace(row=segment - 1 - process * P * G)
+    return packing._replace(shape=(micro_batches, bucket(needed, multiple), T))
 
 
-def _fill_rows(
-    lengths: np.ndarray, micro_batch: np.ndarray, tokens: int, micro_batches: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows and starts by first fit, longest response first, and the most rows any slice needs."""
-    row, start = np.zeros_like(lengths), np.zeros_like(lengths)
+def _filled(
+    packing: Packing, shared: np.ndarray | None, tokens: int, micro_batches: int
+) -> Packing:
+    """Rows and starts by first fit, what needs most first."""
+    lengths = packing.lengths
+    row, start, skipped, prompt_start = (np.zeros_like(lengths) for _ in range(4))
     used = np.zeros((micro_batches, lengths.size), np.int64)
-    for index in np.argsort(-lengths, axis=None, kind="stable"):
-        place = np.unravel_index(index, lengths.shape)
-        rows = used[micro_batch[place]]
-        row[place] = r = int(np.argmax(rows + lengths[place] <= tokens))
-        start[place] = rows[r]
-        rows[r] += lengths[place]
-    return row, start, int((used > 0).any(0).sum())
+    for size, common, places in _bundles(lengths, shared):
+        rows, begin, r = used[packing.micro_batch[places[0]]], None, 0
+        for place in places:
+            added = lengths[place] - common
+            if begin is None or rows[r] + added > tokens:
+                # What is left goes where all of it fits, else where nothing is yet.
+                r = int(np.argmax(rows + min(size, tokens) <= tokens))
+                begin, laid = rows[r], lengths[place]
+            else:
+                skipped[place], laid = common, added
+            row[place], start[place], prompt_start[place] = r, rows[r], begin
+            rows[r] += laid
+            size -= added
+    return packing._replace(
+        row=row,
+        start=start,
+        skipped=skipped,
+        prompt_start=prompt_start,
+        shares=shared is not None,
+    )
+
+
+def _bundles(
+    lengths: np.ndarray, shared: np.ndarray | None
+) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Tokens, common leading tokens and places of responses that stay together, largest first."""
+    bundles = []
+    for b, of_prompt in enumerate(lengths):
+        common = 0 if shared is None else int(shared[b])
+        places = [(b, int(g)) for g in np.argsort(-of_prompt, kind="stable") if of_prompt[g]]
+        for part in [places] if common else [[place] for place in places]:
+            if part:
+                size = common + sum(int(lengths[place]) - common for place in part)
+                bundles.append((size, common, part))
+    return sorted(bundles, key=lambda bundle: -bundle[0])
 
 
 def pack(responses: Responses, packing: Packing) -> Batch:
@@ -300,6 +365,7 @@ def pack(responses: Responses, packing: Packing) -> Batch:
         "is_response": packing.lay(responses.is_response),
         "is_real": packing.deal(responses.lengths > 0),
         "starts": packing.starts if packing.most else None,
+        "prompt_starts": packing.prompt_starts if packing.shares else None,
         "rewards": None if responses.rewards is None else packing.deal(responses.rewards),
         **{name: None if x is None else packing.lay(x) for name, x in per_token.items()},
     }

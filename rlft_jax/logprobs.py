@@ -41,7 +41,9 @@ def token_scores(
         temperature: Logits are divided by it, as when sampling.
         with_entropy: Whether to compute entropies.
     """
-    hidden_RTD = model.hidden(batch.tokens, batch.segments, batch.positions, batch.starts)
+    hidden_RTD = model.hidden(
+        batch.tokens, batch.segments, batch.positions, batch.starts, batch.prompt_starts
+    )
     # Scored where it was predicted; a segment's first token was predicted by nothing.
     is_scored = batch.is_response & (batch.positions > 0)
     scores = head_scores(

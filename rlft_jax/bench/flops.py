@@ -4,7 +4,8 @@ Formulas of a Qwen2, with Nb parameters in the matrices of all layers, Nh = V x 
 layers, N query heads, K key/value heads of width H, for a text of T tokens:
 
 - forward: 2 Nb T + 2 Nh S + 2 L N H T^2 FLOPs. S counts the tokens that are scored. Attention is
-  causal and counted once: a token attends to T / 2 others on average, 4 N H FLOPs for each.
+  causal and counted once: a token attends to T / 2 others on average, 4 N H FLOPs for each. Of a
+  text that leaves its first P tokens to another one, T - P are read, and T^2 becomes T^2 - P^2.
 - training: three times the forward pass; twice, where adapters train and the base gets no
   gradients. What is computed again to save memory does not count.
 - decode: a step reads all weights once, and the keys and values of every row.
@@ -41,17 +42,25 @@ def matrix_parameters(a: Architecture) -> MatrixParameters:
     return MatrixParameters(a.layers * layer, a.vocabulary * a.width)
 
 
-def forward(a: Architecture, lengths: Sequence[int], *, scored: int | None = None) -> int:
+def forward(
+    a: Architecture,
+    lengths: Sequence[int],
+    *,
+    skipped: Sequence[int] = (),
+    scored: int | None = None,
+) -> int:
     """FLOPs of reading texts of these lengths.
 
     Args:
         a: Sizes of the model.
         lengths: Tokens of each text; packed texts do not see each other.
+        skipped: Leading tokens of each text that another one reads for it; none if empty.
         scored: Tokens whose logits are needed; all if None.
     """
-    tokens = sum(lengths)
+    tokens = sum(lengths) - sum(skipped)
     body, head = matrix_parameters(a)
-    attention = 2 * a.layers * a.heads * a.head_width * sum(length**2 for length in lengths)
+    pairs = sum(length**2 for length in lengths) - sum(length**2 for length in skipped)
+    attention = 2 * a.layers * a.heads * a.head_width * pairs
     return 2 * body * tokens + 2 * head * (tokens if scored is None else scored) + attention
 
 
@@ -59,11 +68,13 @@ def train(
     a: Architecture,
     lengths: Sequence[int],
     *,
+    skipped: Sequence[int] = (),
     scored: int | None = None,
     has_adapters: bool = False,
 ) -> int:
     """FLOPs of a training step on texts of these lengths."""
-    return (2 if has_adapters else 3) * forward(a, lengths, scored=scored)
+    once = forward(a, lengths, skipped=skipped, scored=scored)
+    return (2 if has_adapters else 3) * once
 
 
 def generation(a: Architecture, prompts: Sequence[int], new: Sequence[Sequence[int]]) -> int:

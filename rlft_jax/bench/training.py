@@ -62,6 +62,7 @@ class Round(NamedTuple):
     Attributes:
         parts: Seconds of the parts of a round.
         lengths: Tokens of every text that was trained on, prompts included.
+        used: Tokens that were computed: a prompt that texts share counts once.
         scored: Tokens that bear the loss.
         places: Tokens that there was room for.
         samples: Texts that were trained on.
@@ -72,6 +73,7 @@ class Round(NamedTuple):
     seconds: float
     parts: dict[str, float]
     lengths: Sequence[int]
+    used: int
     scored: int
     places: int
     samples: int
@@ -144,17 +146,19 @@ def _round(
         batches.append(batch)
     seconds, parts = time.perf_counter() - start, watch.lap()
     prompts, new = rollouts.taken()
-    lengths = [length for batch in batches for length in lengths_of(batch)]
+    texts = [text for batch in batches for text in texts_of(batch)]
+    lengths, skipped = [text.length for text in texts], [text.skipped for text in texts]
     scored = sum(scored_of(batch) for batch in batches)
     return state, Round(
         seconds=seconds,
         parts=parts,
         lengths=lengths,
+        used=sum(lengths) - sum(skipped),
         scored=scored,
         places=sum(batch.tokens.size for batch in batches),
         samples=len(lengths),
         new=sum(map(sum, new)),
-        flops=_flops(plan, lengths, scored, prompts, new),
+        flops=_flops(plan, texts, scored, prompts, new),
     )
 
 
@@ -163,11 +167,23 @@ def _steps_of_round(plan: Plan) -> int:
     return rollout["updates"] * rollout["minibatches"] if plan.is_rl else 1
 
 
-def lengths_of(batch: AnyBatch) -> list[int]:
-    """Tokens of each text of a batch."""
-    segments = np.asarray(batch.segments)
-    counts = [np.bincount(part.ravel())[1:] for part in segments]
-    return [int(count) for part in counts for count in part if count]
+class Text(NamedTuple):
+    """Tokens of a text, and those of them, its first, that another text has for it."""
+
+    length: int
+    skipped: int
+
+
+def texts_of(batch: AnyBatch) -> list[Text]:
+    """The texts of a batch."""
+    found = []
+    for segments, positions in zip(np.asarray(batch.segments), np.asarray(batch.positions)):
+        order = np.lexsort((positions.ravel(), segments.ravel()))
+        ids, places = segments.ravel()[order], positions.ravel()[order]
+        firsts = np.flatnonzero(np.diff(ids, prepend=0))
+        for first, end in zip(firsts, [*firsts[1:], len(ids)]):
+            found.append(Text(int(places[end - 1]) + 1, int(places[first])))
+    return found
 
 
 def scored_of(batch: AnyBatch) -> int:
@@ -178,7 +194,7 @@ def scored_of(batch: AnyBatch) -> int:
 
 def _flops(
     plan: Plan,
-    lengths: Sequence[int],
+    texts: Sequence[Text],
     scored: int,
     prompts: Sequence[int],
     new: Sequence[Sequence[int]],
@@ -186,9 +202,11 @@ def _flops(
     a, config = plan.origin.architecture, plan.config
     if not isinstance(a, qwen2.Architecture):
         return None
-    total = flops.train(a, lengths, scored=scored, has_adapters=config["lora"] is not None)
+    lengths, skipped = [text.length for text in texts], [text.skipped for text in texts]
+    how: dict[str, Any] = dict(skipped=skipped, scored=scored)
+    total = flops.train(a, lengths, has_adapters=config["lora"] is not None, **how)
     if needs_reference(config) and not config["cache_reference"]:
-        total += flops.forward(a, lengths, scored=scored)
+        total += flops.forward(a, lengths, **how)
     return total + (flops.generation(a, prompts, new) if plan.is_rl else 0)
 
 
@@ -209,7 +227,7 @@ def _figures(plan: Plan, rounds: Sequence[Round], ceilings: Ceilings) -> dict[st
         "tokens_per_second": rate(lambda one: sum(one.lengths)),
         "loss_tokens_per_second": rate(lambda one: one.scored),
         "samples_per_second": rate(lambda one: one.samples),
-        "padding_waste": 1 - sum(sum(one.lengths) for one in rounds) / places,
+        "padding_waste": 1 - sum(one.used for one in rounds) / places,
     }
     if rounds[0].flops is not None:
         found["model_flops_per_second"] = rate(lambda one: one.flops)

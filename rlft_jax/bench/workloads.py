@@ -38,7 +38,7 @@ SHAPES = {
 # Of the tokenizer; the words of texts come on top, a token each.
 BYTES = 257
 WORDS = 2048
-TOKENS, PROMPT, NEW = 256, 64, 64
+TOKENS, PROMPT, NEW, RESPONSES = 256, 64, 64, 4
 # Steps that the data lasts for before it comes again.
 STEPS = 4
 
@@ -66,8 +66,10 @@ def config(kind: Kind, folder: Path) -> ConfigDict:
         sections["model"] |= dict(parameters="new_head")
         sections["formatter"] = dict(preset="plain", too_long="cut")
     if kind == "rloo":
-        sections["batch"] |= dict(prompts=2)
-        sections["rollout"] = dict(responses=4)
+        # A row has a prompt and its responses: each of these repeats the prompt's last token.
+        row = PROMPT + RESPONSES * (NEW + 1)
+        sections["batch"] |= dict(prompts=2, tokens=row, packed=True)
+        sections["rollout"] = dict(responses=RESPONSES)
         sections["sampling"] = dict(max_new_tokens=NEW)
         sections["advantages"] = dict(kl_weight=0.05)
         sections["reward"] = dict(functions=[(f"{folder / 'reward.py'}:length", 1.0)])

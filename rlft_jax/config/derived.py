@@ -5,6 +5,7 @@ from typing import Any
 
 from rlft_jax import rewards
 from rlft_jax.objectives import dpo
+from rlft_jax.selection import GROUP
 from rlft_jax.training import retention
 from rlft_jax.training.retention import Mode
 
@@ -76,3 +77,12 @@ def needs_reference(config: Mapping[str, Any]) -> bool:
     if config["objective"]["name"] == "dpo":
         return dpo.needs_reference(config["objective"])
     return bool(at(config, "advantages.kl_weight") or at(config, "objective.kl_weight"))
+
+
+def group_size(config: Mapping[str, Any]) -> int:
+    """Responses to a prompt that a step learns from."""
+    if at(config, "selection.name") in GROUP:
+        return GROUP[config["selection"]["name"]]
+    if config["rollout"] is not None:
+        return config["rollout"]["responses"]
+    return 2 if config["objective"].get("loss", "") not in ("", "regression") else 1

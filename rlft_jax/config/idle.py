@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rlft_jax.config.derived import answers, at, is_rl, needs_reference, reward_weights
+from rlft_jax.config.derived import answers, at, group_size, is_rl, needs_reference, reward_weights
 from rlft_jax.data import row_forms
 
 # Gives the value that a dotted setting has where nobody wrote it.
@@ -67,6 +67,11 @@ IDLE = [
         ("keep.metric",),
         lambda c: not c["keep"]["best"] and not c["stop"]["patience"],
         "without config.keep.best or config.stop.patience",
+    ),
+    Idle(
+        ("batch.share_prompts",),
+        lambda c: not c["batch"]["packed"] or group_size(c) == 1,
+        "where no two responses to a prompt share a row",
     ),
     Idle(("every.samples", "stop.watch"), lambda c: not is_rl(c), "where nothing is sampled"),
     Idle(("stop.window",), lambda c: c["stop"]["watch"] is None, "without config.stop.watch"),

@@ -121,12 +121,16 @@ class BatchShape:
         tokens: Tokens of a row; the most that a prompt with its response may have.
         micro_batches: Parts of the step whose gradients are computed one after another.
         packed: Whether short responses share rows.
+        share_prompts: Whether responses of a group, or of a pair, that share a row share their
+            prompt, too, which is then computed once for all of them. If None, wherever the form
+            of attention can: "xla" and "blockwise".
     """
 
     prompts: int = 16
     tokens: int = 1024
     micro_batches: int = 1
     packed: bool = True
+    share_prompts: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Causal attention within segments over whole rows: which form computes it, and the dense one.
+"""Causal attention within segments over whole rows: which form computes it.
 
 All forms compute the same, and no token ever depends on one of another segment. What they
 give for padding differs; nothing reads it.
@@ -14,16 +14,25 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from rlft_jax.models import attention_blockwise, attention_cudnn, attention_splash
+from rlft_jax.models import (
+    attention_blockwise,
+    attention_cudnn,
+    attention_splash,
+    attention_triangle,
+)
+from rlft_jax.models.attention_blockwise import Prompts
 
 Form = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 # Takes queries `[R, T, N, H]`, keys and values `[R, T, K, H]`; returns what they attended to.
 Attend = Callable[[Array, Array, Array], Array]
 
-# Shorter rows are faster as one matrix of scores, where there is no kernel. On two CPU cores blocks
-# take 0.75 of its time at 256 tokens and a quarter from 1,024 on; others were not measured.
-DENSE_BELOW = {"cpu": 192}
+# Shorter rows are faster in a triangle of few blocks, where there is no kernel. On two CPU cores it
+# takes 0.6 of the time of a loop over blocks at 512 tokens, and still less below; at 1,024 it takes
+# 0.8, or longer than the loop where rows hold short segments. Others were not measured.
+DENSE_BELOW = {"cpu": 513}
 LARGE_DENSE_BELOW = 1024
+# Forms in which texts of a row can share what they begin with.
+SHARING = ("xla", "blockwise")
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
 
 
@@ -89,6 +98,7 @@ def attention(
     shape: tuple[int, int],
     dtype: Any,
     starts: Int[Array, "R S"] | None = None,
+    prompts: Prompts | None = None,
 ) -> Attend:
     """Returns attention over rows, with what it needs to know of them computed once.
 
@@ -98,24 +108,34 @@ def attention(
         dtype: Of queries, keys and values.
         starts: Where each response of a row begins, and T where there are no more; only cuDNN's
             kernels have to know.
+        prompts: Earlier places that tokens see beside their own segment, from and to; not for
+            the devices' own kernels.
     """
     is_divided = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
     form = chosen(form, dtype=dtype, tokens=shape[1], is_divided=is_divided)
+    assert prompts is None or form in SHARING, form
     if form == "cudnn":
         return _divided(*attention_cudnn.attention(segments, starts))
     if form == "splash":
         return _divided(*attention_splash.attention(segments))
     if segments is None:
         segments = jnp.ones(shape, jnp.int32)
-    return attention_blockwise.attention(segments) if form == "blockwise" else dense(segments)
+    by_form = attention_blockwise if form == "blockwise" else attention_triangle
+    return by_form.attention(segments, prompts)
 
 
-def dense(segments: Int[Array, "R T"]) -> Attend:
-    """Attention with all scores of a row at once: `R x N x T x T` of them."""
-    T = segments.shape[1]
-    same_R1TT = segments[:, None, :, None] == segments[:, None, None, :]
-    mask_R1TT = same_R1TT & jnp.tri(T, dtype=bool)[None, None]
-    return lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask_R1TT)
+def prompts_of(
+    segments: Int[Array, "R T"], positions: Int[Array, "R T"], prompt_starts: Int[Array, "R T"]
+) -> Prompts:
+    """The places of what a token's segment leaves out because another one has it.
+
+    Args:
+        positions: Of tokens in their texts; a segment that leaves something out begins later.
+        prompt_starts: Where the text of each token begins.
+    """
+    places = jnp.arange(segments.shape[1])[None]
+    missing = positions - (places - attention_blockwise.segment_starts(segments))
+    return prompt_starts, prompt_starts + missing
 
 
 def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from rlft_jax.models import head
-from rlft_jax.models.attention import Attend, Form, attention
+from rlft_jax.models.attention import Attend, Form, attention, prompts_of
 from rlft_jax.models.lora import LoRA
 from rlft_jax.models.products import flipped_product, product
 
@@ -52,7 +52,7 @@ class Compute:
         remat: What the backward pass computes again: nothing, everything but the matrix
             products, or all of a layer.
         attention: How tokens of a row attend to each other: what suits the devices if "auto";
-            "xla", all scores at once; "blockwise", a block of scores after another; "cudnn" on
+            "xla", few large products; "blockwise", a block of scores after another; "cudnn" on
             NVIDIA's GPUs; "splash" on TPUs. A policy's; encoders have their own.
         head_chunk: Tokens to unembed at once. The head's memory is about 3 x head_chunk x V
             floats and two of its gradient, whatever the batch. Larger chunks are faster; those of
@@ -216,6 +216,7 @@ class Qwen2(nnx.Module):
         segments: Int[Array, "R T"] | None = None,
         positions: Int[Array, "R T"] | None = None,
         starts: Int[Array, "R S"] | None = None,
+        prompt_starts: Int[Array, "R T"] | None = None,
     ) -> Float[Array, "R T D"]:
         """Returns the last normalised states; tokens see those before them in their segment.
 
@@ -224,8 +225,10 @@ class Qwen2(nnx.Module):
             positions: Of each token in its segment; in its row if left out.
             starts: Where the segments of a row begin, and T where there are no more. Only some
                 kernels (`attention.Form`) are faster where they know.
+            prompt_starts: Where the text of each token begins in its row. A segment whose
+                positions do not begin at 0 sees the first tokens of that text, too.
         """
-        return self._forward(tokens, segments, positions, starts, with_kv=False)[0]
+        return self._forward(tokens, segments, positions, starts, prompt_starts)[0]
 
     def prefill(
         self, tokens: Int[Array, "R T"], segments: Int[Array, "R T"], positions: Int[Array, "R T"]
@@ -263,12 +266,22 @@ class Qwen2(nnx.Module):
         """Cosines and sines of the rotary embedding at `positions`."""
         return rotary(positions, self.architecture.head_width, self.architecture.rope_theta)
 
-    def _forward(self, tokens, segments, positions, starts, *, with_kv: bool) -> tuple[Array, Any]:
+    def _forward(
+        self, tokens, segments, positions, starts, prompt_starts=None, *, with_kv: bool = False
+    ) -> tuple[Array, Any]:
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         compute = self.compute
+        prompts = None
+        if prompt_starts is not None:
+            prompts = prompts_of(segments, positions, prompt_starts)
         attend_rows = attention(
-            compute.attention, segments, shape=tokens.shape, dtype=compute.dtype, starts=starts
+            compute.attention,
+            segments,
+            shape=tokens.shape,
+            dtype=compute.dtype,
+            starts=starts,
+            prompts=prompts,
         )
         rotation = self.rotation(positions)
         graph, stacked = nnx.split(self.layers)

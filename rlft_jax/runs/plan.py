@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rlft_jax.config import checks
 from rlft_jax.config.binding import bind, refusal
-from rlft_jax.config.derived import is_rl
+from rlft_jax.config.derived import group_size, is_rl
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.encoding import Data, Progress
 from rlft_jax.data.formatting import Formatter
@@ -20,6 +20,7 @@ from rlft_jax.data.pipeline import steps_for
 from rlft_jax.data.preferences import Preferences
 from rlft_jax.data.problems import Problems
 from rlft_jax.data.reward_data import RewardData
+from rlft_jax.models.attention import SHARING, chosen
 from rlft_jax.models.qwen2 import Architecture, Compute
 from rlft_jax.objectives import OBJECTIVES
 from rlft_jax.progress import Advance, progress
@@ -88,7 +89,19 @@ class Plan(NamedTuple):
     def feed(self) -> Feed:
         """Puts responses, or texts, on the mesh."""
         rows = self.config["batch"]
-        return Feed(self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"])
+        return Feed(
+            self.mesh, rows["tokens"], rows["micro_batches"], rows["packed"], self.shares_prompts
+        )
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether responses that share a row share their prompt, too."""
+        rows, compute, wanted = self.config["batch"], self.base.compute, None
+        if self.formatter is None and rows["packed"] and group_size(self.config) > 1:
+            wanted = rows["share_prompts"]
+            form = chosen(compute.attention, dtype=compute.dtype, tokens=rows["tokens"])
+            wanted = form in SHARING if wanted is None else wanted
+        return bool(wanted)
 
     @property
     def objective(self) -> Objective:

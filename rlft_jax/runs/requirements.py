@@ -32,6 +32,13 @@ def misfits(config: Config) -> Iterator[str]:
     wrong = attention.problem(model["attention"], dtype=model["dtype"])
     if wrong is not None:
         yield wrong
+    form = attention.chosen(model["attention"], dtype=model["dtype"], tokens=rows["tokens"])
+    if rows["share_prompts"] and form not in attention.SHARING:
+        yield (
+            f"config.batch.share_prompts = True needs an attention that can; {form!r} cannot."
+            f" Set config.model.attention to one of {', '.join(attention.SHARING)}, or leave"
+            " share_prompts at None."
+        )
 
 
 def missing(config: Config) -> Iterator[str]:

@@ -4,11 +4,10 @@ import dataclasses
 
 import jax
 
-from rlft_jax.config.derived import at, needs_reference
+from rlft_jax.config.derived import group_size, needs_reference
 from rlft_jax.models import attention, qwen2
 from rlft_jax.runs import learned_rewards
 from rlft_jax.runs.plan import Config, Plan
-from rlft_jax.selection import GROUP
 from rlft_jax.training import memory
 from rlft_jax.training.sharding import replicated
 
@@ -40,7 +39,8 @@ def attention_of(plan: Plan) -> list[str]:
     if not isinstance(plan.origin.architecture, qwen2.Architecture):
         return []
     compute, tokens = plan.base.compute, plan.config["batch"]["tokens"]
-    return [attention.described(compute.attention, dtype=compute.dtype, tokens=tokens)]
+    form = attention.described(compute.attention, dtype=compute.dtype, tokens=tokens)
+    return [form, *["Responses that share a row share their prompt."] * plan.shares_prompts]
 
 
 def memory_of(plan: Plan) -> dict[str, int]:
@@ -92,12 +92,3 @@ def unit_of(config: Config) -> str:
     if config["objective"].get("loss") == "regression":
         return "texts"
     return "problems" if config["rollout"] else UNITS[config["objective"]["name"]]
-
-
-def group_size(config: Config) -> int:
-    """Responses to a prompt that a step learns from."""
-    if at(config, "selection.name") in GROUP:
-        return GROUP[config["selection"]["name"]]
-    if config["rollout"] is not None:
-        return config["rollout"]["responses"]
-    return 2 if config["objective"].get("loss", "") not in ("", "regression") else 1

@@ -17,7 +17,7 @@ from rlft_jax.training.step import AnyBatch, Params
 Padded: TypeAlias = Responses | Texts
 Packed = TypeVar("Packed", Batch, TextBatch)
 TOKEN_FIELDS = (
-    *("tokens", "types", "segments", "positions", "is_response", "starts"),
+    *("tokens", "types", "segments", "positions", "is_response", "starts", "prompt_starts"),
     *PER_TOKEN,
 )
 
@@ -29,12 +29,14 @@ class Feed(NamedTuple):
         tokens: Tokens of a row.
         micro_batches: Parts of a step.
         packed: Whether responses, or texts, share rows.
+        shares_prompts: Whether responses that share a row share their prompt, too.
     """
 
     mesh: Mesh
     tokens: int
     micro_batches: int = 1
     packed: bool = True
+    shares_prompts: bool = False
 
     def __call__(self, padded: Padded) -> AnyBatch:
         """One optimizer step's batch."""
@@ -45,11 +47,14 @@ class Feed(NamedTuple):
 
     def packing(self, padded: Padded) -> Packing:
         """A place for everything, in rows as many and as long as any process needs."""
+        may_share = self.packed and self.shares_prompts and padded.lengths.shape[1] > 1
+        shares = may_share and isinstance(padded, Responses)
         packing = first_fit(
             padded.lengths,
             tokens=self.tokens,
             micro_batches=self.micro_batches,
             packed=self.packed,
+            shared=padded.shared if shares else None,
             multiple=row_shards(self.mesh),
             process=jax.process_index(),
         )

@@ -76,7 +76,11 @@ def test_a_reward_model_is_timed_without_a_head_over_tokens(bench):
 
 def test_of_an_rloo_step_the_share_of_generation_is_told(bench):
     found = bench(
-        "rloo", *SMALL[1:], "--config.sampling.max_new_tokens=8", "--config.batch.prompts=2"
+        "rloo",
+        *SMALL[1:],
+        "--config.sampling.max_new_tokens=8",
+        "--config.batch.prompts=2",
+        "--config.batch.tokens=128",
     )
     assert 0 < found["generation_share"] < 1
     parts = found["part_seconds"]

@@ -83,7 +83,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
         tokens=arguments.tokens,
         new=arguments.new,
     )
-    changes: dict[str, Any] = {"batch": {"prompts": arguments.batch, "tokens": arguments.tokens}}
+    changes: dict[str, Any] = {"batch": {"prompts": arguments.batch, "tokens": arguments.row}}
     if arguments.mean_length is not None:
         plant_stop(folder / "model", arguments.mean_length)
     if arguments.what == "rloo":
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="prompts of a step; 8, for RLOO 2")
     parser.add_argument("--prompts", type=int, help="prompts of a step of ours, with --data")
     parser.add_argument("--tokens", type=int, default=256, help="the most tokens of a text")
+    parser.add_argument("--row", type=int, help="tokens of a row of ours, where it is packed")
     parser.add_argument("--new", type=int, default=64, help="tokens to sample, for RLOO")
     parser.add_argument("--responses", type=int, default=4, help="to a prompt, for RLOO")
     parser.add_argument("--mean_length", type=float, help="of completions, planted, for RLOO")
@@ -198,6 +199,8 @@ def main() -> None:
     parser.add_argument("--theirs", action="append", default=[], help="a flag of its script")
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (2 if arguments.what == "rloo" else 8)
+    row = workloads.PROMPT + arguments.responses * (arguments.new + 1)
+    arguments.row = arguments.row or (row if arguments.what == "rloo" else arguments.tokens)
     rate = RATES[arguments.what]
     ratios: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as name:

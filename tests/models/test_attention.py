@@ -1,4 +1,4 @@
-"""Every form of attention that runs here gives what the dense one gives, and leaks nothing."""
+"""Every form of attention that runs here gives what the definition gives, and leaks nothing."""
 
 import dataclasses
 import functools
@@ -11,11 +11,19 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlft_jax.models import attention, attention_blockwise, attention_splash
+from rlft_jax.models import attention, attention_blockwise, attention_splash, attention_triangle
 from rlft_jax.objectives import sft
 from rlft_jax.training.sharding import ROWS, make_mesh
 from tests import tiny
-from tests.models.attention_cases import SHAPES, Shape, error, operands, segments, with_gradients
+from tests.models.attention_cases import (
+    SHAPES,
+    Shape,
+    dense,
+    error,
+    operands,
+    segments,
+    with_gradients,
+)
 from tests.models.qwen2_models import TINY, hidden, random_model, rows
 
 BLOCK = 8
@@ -28,7 +36,13 @@ def splash(segments):
     return attention._divided(kernel, rows)
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(attention_triangle, "BLOCK", BLOCK)
+
+
 FORMS = {
+    "xla": attention_triangle.attention,
     "blockwise": functools.partial(attention_blockwise.attention, block=BLOCK),
     "splash": splash,
 }
@@ -37,10 +51,10 @@ by_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 @by_form
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_all_forms_give_what_the_dense_one_gives_and_its_gradients(form, shape):
+def test_all_forms_give_what_the_definition_gives_and_its_gradients(form, shape):
     ids, given = segments(shape.tokens), operands(shape)
     ours = with_gradients(form, *given, ids)
-    theirs = with_gradients(attention.dense, *given, ids)
+    theirs = with_gradients(dense, *given, ids)
     for name, a, b in zip(("y", "dq", "dk", "dv"), ours, theirs, strict=True):
         assert error(a, b) < TOLERANCE, name
 
@@ -49,15 +63,15 @@ def test_all_forms_give_what_the_dense_one_gives_and_its_gradients(form, shape):
 def test_bfloat16_is_as_close_to_float32_as_the_dense_form_is(form):
     shape = SHAPES["one of all"]  # whose scale is a power of two, as that of Qwen2.5-0.5B
     ids, given = segments(shape.tokens), operands(shape, dtype="bfloat16")
-    exact = with_gradients(attention.dense, *(x.astype(jnp.float32) for x in given), ids)
+    exact = with_gradients(dense, *(x.astype(jnp.float32) for x in given), ids)
     ours = with_gradients(form, *given, ids)
-    dense = with_gradients(attention.dense, *given, ids)
-    for name, a, b, c in zip(("y", "dq", "dk", "dv"), ours, dense, exact, strict=True):
+    defined = with_gradients(dense, *given, ids)
+    for name, a, b, c in zip(("y", "dq", "dk", "dv"), ours, defined, exact, strict=True):
         # Scores' gradients are rounded for their products here, and stay float32 in the dense form.
         assert np.linalg.norm(a - c) < 1.5 * np.linalg.norm(b - c), name
 
 
-@pytest.mark.parametrize("form", [attention.dense, *FORMS.values()], ids=["xla", *FORMS])
+@pytest.mark.parametrize("form", [dense, *FORMS.values()], ids=["dense", *FORMS])
 def test_a_change_in_one_segment_leaves_the_others_bit_equal(form):
     shape = SHAPES["grouped"]
     ids, (q, k, v, cotangent) = segments(shape.tokens), operands(shape)
@@ -95,7 +109,9 @@ def test_no_array_grows_with_the_square_of_a_row():
         sizes = re.findall(r"tensor<((?:\d+x)+)f32>", text)
         return max(np.prod([int(n) for n in size.split("x")[:-1]]) for size in sizes)
 
-    assert largest(attention.dense) == shape.heads * shape.tokens**2
+    assert largest(dense) == shape.heads * shape.tokens**2
+    most = attention_triangle.MOST_BLOCKS
+    assert largest(FORMS["xla"]) == shape.heads * shape.tokens**2 / most
     assert largest(FORMS["blockwise"]) == shape.heads * shape.tokens * shape.head_width
 
 

@@ -143,7 +143,7 @@ def test_the_kl_is_measured_to_the_reference_that_the_config_names(tiny, tmp_pat
     config = lambda **more: tiny.rloo(steps=1, objective__kl_weight=0.05, **more)
     (own,) = values(run(config(), tmp_path / "own"), "kl")
     (others,) = values(run(config(reference=str(other)), tmp_path / "others"), "kl")
-    assert own == 0
+    assert own < 1e-13  # the square of float32's rounding: two programs, one policy
     assert others > 0.01
 
 

@@ -3,9 +3,10 @@
 import jax
 import pytest
 
+from rlft_jax.config.derived import group_size
 from rlft_jax.config.schema import resolved
 from rlft_jax.runs.plan import make_plan
-from rlft_jax.runs.summary import group_size, memory_of, summary, unit_of
+from rlft_jax.runs.summary import memory_of, summary, unit_of
 from rlft_jax.training import memory
 from tests.tiny_run import ARCHITECTURE
 
