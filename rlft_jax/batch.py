@@ -47,15 +47,8 @@ class Responses(NamedTuple):
 
     @property
     def shared(self) -> Int[np.ndarray, " B"]:
-        """Leading tokens that all responses to a prompt have in common, but for the last of them.
-
-        That one, the prompt's last token as a rule, predicts what differs.
-        """
-        is_there = self.lengths[..., None] > 0
-        first_B1T = np.take_along_axis(self.tokens, is_there.argmax(1, keepdims=True), axis=1)
-        is_same = ((self.tokens == first_B1T) & ~self.is_response) | ~is_there
-        common_B = np.cumprod(is_same.all(1), axis=1).sum(1)
-        return np.maximum(np.minimum(common_B, self.lengths.max(1)) - 1, 0).astype(np.int32)
+        """Leading tokens of all responses to a prompt that may be computed once for all."""
+        return shared_start(self.tokens, self.lengths, ~self.is_response)
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[Example]]) -> "Responses":
@@ -69,6 +62,24 @@ class Responses(NamedTuple):
                 tokens[b, g, : lengths[b, g]] = example.tokens
                 is_response[b, g, : lengths[b, g]] = example.is_response
         return cls(tokens, is_response, lengths)
+
+
+def shared_start(
+    tokens: Int[np.ndarray, "B G T"],
+    lengths: Int[np.ndarray, "B G"],
+    may_share: Bool[np.ndarray, "B G T"] | None = None,
+) -> Int[np.ndarray, " B"]:
+    """Leading tokens that all texts of a group have in common, but for the last of them.
+
+    That one stays with each text: what differs is read off after it.
+    """
+    is_there = lengths[..., None] > 0
+    first_B1T = np.take_along_axis(tokens, is_there.argmax(1, keepdims=True), axis=1)
+    is_common = (tokens == first_B1T) & (np.arange(tokens.shape[-1]) < lengths[..., None])
+    if may_share is not None:
+        is_common &= may_share
+    common_B = np.cumprod((is_common | ~is_there).all(1), axis=1).sum(1)
+    return np.where(is_there.any((1, 2)), np.maximum(common_B - 1, 0), 0).astype(np.int32)
 
 
 PER_TOKEN = ("advantages", "sampled_logprobs", "old_logprobs", "reference_logprobs")

@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Mapping, MutableMapping
 
+EXCLUDE = "--xla_gpu_exclude_nondeterministic_ops"
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -21,6 +22,16 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
     environment.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, we do not
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
         environment["JAX_COMPILATION_CACHE_DIR"] = _private(cache_folder(environment) / "xla")
+
+
+def make_deterministic(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keeps GPUs from what gives other bits every time, such as sums in the order of arrival.
+
+    Call it before JAX is imported. CPUs and TPUs have nothing of that kind.
+    """
+    flags = environment.get("XLA_FLAGS", "").split()
+    if not any(flag.startswith(f"{EXCLUDE}=") for flag in flags):
+        environment["XLA_FLAGS"] = " ".join([*flags, f"{EXCLUDE}=true"])
 
 
 def use_huge_pages(environment: Mapping[str, str] = os.environ) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rlft_jax.batch import Packing
+from rlft_jax.batch import Packing, shared_start
 
 
 class Text(NamedTuple):
@@ -39,6 +39,11 @@ class Texts(NamedTuple):
     targets: Float[np.ndarray, "B G"] | None = None
     margins: Float[np.ndarray, " B"] | None = None
 
+    @property
+    def shared(self) -> Int[np.ndarray, " B"]:
+        """Leading tokens of all texts of a group that a decoder may compute once for all."""
+        return shared_start(self.tokens, self.lengths)
+
     @classmethod
     def of(cls, groups: Sequence[Sequence[Text]]) -> "Texts":
         """Pads groups of texts, one group per prompt, all of one size G."""
@@ -63,7 +68,7 @@ class TextBatch(NamedTuple):
             of `is_real`; 0 is padding, which no token attends to.
         positions: Place of each token in its text, from 0.
         is_real: False where a text is filled in to make shapes even.
-        starts: As of a `Batch`.
+        starts, prompt_starts: As of a `Batch`.
     """
 
     tokens: Int[Array, "*M R T"]
@@ -72,6 +77,7 @@ class TextBatch(NamedTuple):
     positions: Int[Array, "*M R T"]
     is_real: Bool[Array, "*M P G"]
     starts: Int[Array, "*M R S"] | None = None
+    prompt_starts: Int[Array, "*M R T"] | None = None
     targets: Float[Array, "*M P G"] | None = None
     margins: Float[Array, "*M P"] | None = None
 
@@ -104,6 +110,7 @@ def pack(texts: Texts, packing: Packing) -> TextBatch:
         "positions": packing.positions,
         "is_real": packing.deal(texts.lengths > 0),
         "starts": packing.starts if packing.most else None,
+        "prompt_starts": packing.prompt_starts if packing.shares else None,
         "targets": None if texts.targets is None else packing.deal(texts.targets),
         "margins": None if texts.margins is None else packing.deal(texts.margins),
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from rlft_jax import environment, main
@@ -231,6 +233,23 @@ def test_choice_of_the_user_about_programs_stands():
     variables = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": os.devnull}
     environment.prepare_environment(variables)
     assert variables["JAX_COMPILATION_CACHE_DIR"] == ""
+
+
+def test_asking_for_the_same_bits_every_time_adds_a_flag_and_takes_none_away():
+    variables = {"XLA_FLAGS": "--xla_dump_to=x"}
+    environment.make_deterministic(variables)
+    added = f"--xla_dump_to=x {environment.EXCLUDE}=true"
+    assert variables["XLA_FLAGS"] == added
+    environment.make_deterministic(variables)  # once is enough
+    assert variables["XLA_FLAGS"] == added
+    chosen = {"XLA_FLAGS": f"{environment.EXCLUDE}=false"}  # the user's choice stands
+    environment.make_deterministic(chosen)
+    assert chosen == {"XLA_FLAGS": f"{environment.EXCLUDE}=false"}
+
+
+def test_the_installed_xla_knows_the_flag():
+    options = {environment.EXCLUDE.removeprefix("--"): True}  # unknown ones are refused here
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(jnp.ones(())) == 2
 
 
 def test_commands_that_compute_begin_again_once_with_huge_pages(tmp_path, monkeypatch):

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from rlft_jax.batch import Batch, Example, Packing, Responses, first_fit, pack
+from rlft_jax.config.schema import resolved
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import dpo, rloo
+from rlft_jax.runs.plan import make_plan
+from rlft_jax.texts import pack as pack_texts
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.sharding import make_mesh
 from tests import tiny
+from tests.models import reward_models
 
 POLICY = tiny.policy()
 
@@ -167,3 +171,44 @@ def test_only_packed_rows_of_groups_share():
     assert feed._replace(shares_prompts=False)(RESPONSES).prompt_starts is None
     one = tiny.responses(group=1)
     assert feed(one).prompt_starts is None
+
+
+def test_a_decoder_scores_texts_that_share_what_they_begin_with_as_alone():
+    made = reward_models.texts(reward_models.QWEN2, ((9, 14), (12, 12), (3, 20)))
+    is_start = np.arange(made.tokens.shape[-1]) < np.array([7, 12, 2])[:, None, None]
+    tokens = np.where(is_start, made.tokens[:, :1], made.tokens)  # the second pair is one text
+    made = made._replace(tokens=tokens)
+    assert made.shared.tolist() == [6, 11, 1]
+    params = reward_models.random_params(reward_models.QWEN2)
+
+    def scores(**how) -> np.ndarray:
+        packing = first_fit(made.lengths, tokens=40, **how)
+        assert packing.skipped.any() == bool(how)
+        batch = jax.tree.map(lambda x: jnp.asarray(x[0]), pack_texts(made, packing))
+        return reward_models.scores(reward_models.QWEN2, params, batch)
+
+    np.testing.assert_allclose(scores(shared=made.shared), scores(), atol=2e-6)
+
+
+CASES = {
+    "a rollout": (dict(), True),
+    "a rollout, rows of their own": (dict(batch__packed=False), False),
+    "a rollout, wished otherwise": (dict(batch__share_prompts=False), False),
+}
+
+
+@pytest.mark.parametrize(("changes", "shares"), CASES.values(), ids=CASES)
+def test_a_run_shares_prompts_where_it_can(tiny_parts, changes, shares):
+    assert make_plan(resolved(tiny_parts.rloo(**changes))).feed.shares_prompts == shares
+
+
+def test_imitation_has_nothing_to_share(tiny_parts):
+    assert not make_plan(resolved(tiny_parts.sft())).feed.shares_prompts
+    with pytest.raises(ValueError, match=r"batch\.share_prompts .*no two responses to a prompt"):
+        resolved(tiny_parts.sft(batch__share_prompts=True))
+
+
+def test_attention_that_cannot_share_is_named(tiny_parts):
+    config = resolved(tiny_parts.rloo(batch__share_prompts=True, model__attention="splash"))
+    with pytest.raises(ValueError, match=r"share_prompts = True needs .*'splash' cannot"):
+        make_plan(config)

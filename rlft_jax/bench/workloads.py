@@ -1,7 +1,7 @@
 """What is timed where no config says it: a small model with random weights, and texts of numbers.
 
 The default shape is the one that this project's figures beside other stacks are about: 8 rows, or
-8 pairs of rows, of 256 tokens; for RLOO 4 completions of 64 tokens to each of 2 prompts.
+8 pairs of rows, of 256 tokens; for RLOO 4 completions of 64 tokens to each of 2 prompts of 122.
 """
 
 import json
@@ -38,7 +38,11 @@ SHAPES = {
 # Of the tokenizer; the words of texts come on top, a token each.
 BYTES = 257
 WORDS = 2048
-TOKENS, PROMPT, NEW, RESPONSES = 256, 64, 64, 4
+TOKENS, PROMPT = 256, 64
+# Tokens that are left for what frames a text, most of it letters that are a token each here.
+FRAME = 55
+# Of RLOO: tokens of a prompt, tokens that are sampled, and responses to a prompt.
+POSED, NEW, RESPONSES = 122, 64, 4
 # Steps that the data lasts for before it comes again.
 STEPS = 4
 
@@ -65,9 +69,11 @@ def config(kind: Kind, folder: Path) -> ConfigDict:
     if kind == "reward":
         sections["model"] |= dict(parameters="new_head")
         sections["formatter"] = dict(preset="plain", too_long="cut")
+        # A row has a pair, which shares its prompt.
+        sections["batch"] |= dict(tokens=3 * TOKENS // 2, packed=True)
     if kind == "rloo":
         # A row has a prompt and its responses: each of these repeats the prompt's last token.
-        row = PROMPT + RESPONSES * (NEW + 1)
+        row = POSED + RESPONSES * (NEW + 1)
         sections["batch"] |= dict(prompts=2, tokens=row, packed=True)
         sections["rollout"] = dict(responses=RESPONSES)
         sections["sampling"] = dict(max_new_tokens=NEW)
@@ -93,7 +99,7 @@ def write(
         folder: Where to; it has to be empty.
         shape: Sizes of the model.
         prompts: Rows of a step.
-        tokens: What a prompt and its completion fill.
+        tokens: What a prompt and its completion fill; for a reward model, a prompt and two.
         new: What is sampled of them, for RLOO.
         seed: Of weights and texts.
     """
@@ -114,8 +120,8 @@ def write(
     lengths = {
         "sft": (prompt, tokens - prompt),
         "dpo": (prompt, tokens - prompt),
-        "reward": (tokens, tokens // 2),  # what it is framed by takes room: the prompt is cut
-        "rloo": (min(PROMPT, tokens - new), 0),
+        "reward": (tokens // 3 - FRAME, tokens // 3),
+        "rloo": (min(POSED, tokens - new), 0),
     }[kind]
     rows = _rows(kind, words, STEPS * prompts, lengths, seed)
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

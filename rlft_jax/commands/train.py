@@ -8,6 +8,7 @@ def train(
     config: str,
     workdir: str,
     profile: str | None = None,
+    deterministic: bool = False,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Trains what a config file says, or goes on with a run that was stopped.
@@ -19,7 +20,14 @@ def train(
         workdir: Where the run's checkpoints, metrics and samples go.
         profile: Steps to trace, as START:STOP; 10:12 are three. TensorBoard opens the run's
             profile folder, and Perfetto a file in it.
+        deterministic: Whether GPUs compute the same bits every time, more slowly, so that a run
+            that was stopped ends there, too, as if it had not been. CPUs and TPUs always do.
     """
+    if deterministic:
+        from rlft_jax.environment import make_deterministic
+
+        make_deterministic()
+
     from rlft_jax.config.binding import read
     from rlft_jax.config.schema import resolved
     from rlft_jax.runs.requirements import misfits, missing

@@ -122,8 +122,8 @@ class BatchShape:
         micro_batches: Parts of the step whose gradients are computed one after another.
         packed: Whether short responses share rows.
         share_prompts: Whether responses of a group, or of a pair, that share a row share their
-            prompt, too, which is then computed once for all of them. If None, wherever the form
-            of attention can: "xla" and "blockwise".
+            prompt, too, which a decoder then computes once for all of them. If None, wherever the
+            form of attention can: "xla" and "blockwise".
     """
 
     prompts: int = 16

@@ -24,7 +24,9 @@ class Qwen2Reward(Qwen2):
 
     def scores(self, batch: TextBatch) -> Float[Array, "P G"]:
         """Returns a float32 score for every text of a micro-batch."""
-        hidden_RTD = self.hidden(batch.tokens, batch.segments, batch.positions, batch.starts)
+        hidden_RTD = self.hidden(
+            batch.tokens, batch.segments, batch.positions, batch.starts, batch.prompt_starts
+        )
         last_PGD = batch.last(hidden_RTD).astype(jnp.float32)
         P, G, D = last_PGD.shape
         return self.score(last_PGD.reshape(P * G, D), None).reshape(P, G)

@@ -96,12 +96,13 @@ class Plan(NamedTuple):
     @property
     def shares_prompts(self) -> bool:
         """Whether responses that share a row share their prompt, too."""
-        rows, compute, wanted = self.config["batch"], self.base.compute, None
-        if self.formatter is None and rows["packed"] and group_size(self.config) > 1:
-            wanted = rows["share_prompts"]
-            form = chosen(compute.attention, dtype=compute.dtype, tokens=rows["tokens"])
-            wanted = form in SHARING if wanted is None else wanted
-        return bool(wanted)
+        rows, compute = self.config["batch"], self.base.compute
+        is_decoder = isinstance(self.origin.architecture, Architecture)
+        if not (is_decoder and rows["packed"] and group_size(self.config) > 1):
+            return False
+        form = chosen(compute.attention, dtype=compute.dtype, tokens=rows["tokens"])
+        wanted = rows["share_prompts"]
+        return form in SHARING if wanted is None else wanted
 
     @property
     def objective(self) -> Objective:

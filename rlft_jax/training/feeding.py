@@ -29,7 +29,7 @@ class Feed(NamedTuple):
         tokens: Tokens of a row.
         micro_batches: Parts of a step.
         packed: Whether responses, or texts, share rows.
-        shares_prompts: Whether responses that share a row share their prompt, too.
+        shares_prompts: Whether those of a group that share a row share their prompt, too.
     """
 
     mesh: Mesh
@@ -47,8 +47,7 @@ class Feed(NamedTuple):
 
     def packing(self, padded: Padded) -> Packing:
         """A place for everything, in rows as many and as long as any process needs."""
-        may_share = self.packed and self.shares_prompts and padded.lengths.shape[1] > 1
-        shares = may_share and isinstance(padded, Responses)
+        shares = self.packed and self.shares_prompts and padded.lengths.shape[1] > 1
         packing = first_fit(
             padded.lengths,
             tokens=self.tokens,

@@ -80,7 +80,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
         folder,
         shape,
         prompts=arguments.batch,
-        tokens=arguments.tokens,
+        tokens=arguments.row,
         new=arguments.new,
     )
     changes: dict[str, Any] = {"batch": {"prompts": arguments.batch, "tokens": arguments.row}}
@@ -124,6 +124,7 @@ def plant_stop(folder: Path, mean: float) -> None:
     surplus = lambda size: expit(size * logits_r - others_r).mean() - 1 / mean
     embedding_VD[stop] = brentq(surplus, -50, 50) * common_D / (common_D @ common_D)
     params["embed"]["embedding"] = jnp.asarray(embedding_VD, jnp.float32)
+    (folder / "model.safetensors").unlink()
     convert.save(
         folder,
         params,
@@ -199,8 +200,9 @@ def main() -> None:
     parser.add_argument("--theirs", action="append", default=[], help="a flag of its script")
     arguments = parser.parse_args()
     arguments.batch = arguments.batch or (2 if arguments.what == "rloo" else 8)
-    row = workloads.PROMPT + arguments.responses * (arguments.new + 1)
-    arguments.row = arguments.row or (row if arguments.what == "rloo" else arguments.tokens)
+    group = workloads.POSED + arguments.responses * (arguments.new + 1)
+    rows = {"rloo": group, "reward": 3 * arguments.tokens // 2}
+    arguments.row = arguments.row or rows.get(arguments.what, arguments.tokens)
     rate = RATES[arguments.what]
     ratios: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -96,15 +96,15 @@ def trainer_of(what, folder, arguments, options, clock):
             model=model(), ref_model=model(), args=made, train_dataset=data, **common
         )
     if what == "reward":
-        # Pairs that are too long are dropped, so the prompt is cut to what fits.
-        words = lambda text: text.replace(">", "> ").split()
-        room = lambda row: arguments.tokens - 1 - len(words(row["chosen"]))
-        cut = lambda row: {**row, "prompt": "".join(words(row["prompt"])[: room(row)])}
+        # What frames a text there takes room too, which more of the prompt takes here.
+        words = lambda row: " ".join(row.values()).replace("><", "> <").split()
+        room = lambda row: arguments.tokens - 3 - len(words({**row, "rejected": ""}))
+        rows = [{**row, "prompt": words(row)[0] * room(row) + row["prompt"]} for row in rows]
         scorer = AutoModelForSequenceClassification.from_pretrained(
             folder / "model", num_labels=1, dtype=torch.float32
         )
         made = trl.RewardConfig(max_length=arguments.tokens, **options)
-        data = Dataset.from_list([cut(row) for row in rows])
+        data = Dataset.from_list(rows)
         return trl.RewardTrainer(model=scorer, args=made, train_dataset=data, **common)
     options["per_device_train_batch_size"] = arguments.batch * arguments.responses
     made = trl.RLOOConfig(
