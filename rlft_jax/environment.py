@@ -27,10 +27,17 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
 def make_deterministic(environment: MutableMapping[str, str] = os.environ) -> None:
     """Keeps GPUs from what gives other bits every time, such as sums in the order of arrival.
 
-    Call it before JAX is imported. CPUs and TPUs have nothing of that kind.
+    Call it before JAX is imported. CPUs and TPUs have nothing of that kind. Which kernels a program
+    has is chosen by timing them when it is compiled; the folder of compiled programs keeps that.
+
+    Raises:
+        ValueError: If XLA_FLAGS asks for the contrary.
     """
     flags = environment.get("XLA_FLAGS", "").split()
-    if not any(flag.startswith(f"{EXCLUDE}=") for flag in flags):
+    said = [flag for flag in flags if flag.startswith(f"{EXCLUDE}=")]
+    if any(flag != f"{EXCLUDE}=true" for flag in said):
+        raise ValueError(f"--deterministic contradicts XLA_FLAGS, which say {said[-1]}.")
+    if not said:
         environment["XLA_FLAGS"] = " ".join([*flags, f"{EXCLUDE}=true"])
 
 

@@ -16,7 +16,7 @@ from rlft_jax.models.qwen2 import Qwen2
 
 
 class Scores(NamedTuple):
-    """What a model says of given tokens, in nats; entry 0 of a segment is 0.
+    """What a model says of given response tokens, in nats; all others have 0.
 
     Attributes:
         entropy: Of the distribution that each token was drawn from; 0 unless asked for.
@@ -64,8 +64,9 @@ def response_logprobs(
     return token_scores(model, batch, temperature=temperature).logprobs
 
 
-# Chunks that a micro-batch is cut into at least, so that those with nothing to score are left out,
-# and the positions that a chunk has at least for it.
+# Chunks that a device's part of a micro-batch is cut into at least, so that those with nothing to
+# score are left out, and the positions that a chunk has at least for it. On two CPU cores eight
+# chunks take 1% longer than one where all positions are scored; other devices were not measured.
 CHUNKS, POSITIONS = 8, 256
 
 
@@ -92,7 +93,7 @@ def head_scores(
     is_kept = room >= R * T  # all logits at once, for the gradient too
     chunks = min(-(-R * T // room), N)
     if is_scored is not None:
-        chunks = max(chunks, min(CHUNKS, R * T // POSITIONS))
+        chunks = max(chunks, min(CHUNKS, N // POSITIONS))
     width = -(-N // chunks)
     spare = chunks * width - N
     hidden_PND, targets_PN = hidden.reshape(parts, N, D), targets.reshape(parts, N)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rlft_jax.batch import Packing, shared_start
+from rlft_jax.packing import Packing, shared_start
 
 
 class Text(NamedTuple):

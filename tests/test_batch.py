@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax.batch import Batch, Example, Responses, bucket, first_fit, pack
+from rlft_jax.batch import Batch, Example, Responses, pack
+from rlft_jax.packing import bucket, first_fit
 from tests import tiny
 
 LENGTHS = [

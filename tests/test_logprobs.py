@@ -11,10 +11,11 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rlft_jax import logprobs
-from rlft_jax.batch import Batch, first_fit, pack
+from rlft_jax.batch import Batch, pack
 from rlft_jax.logprobs import Scores, head_scores, response_logprobs, token_scores
 from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from rlft_jax.packing import first_fit
 from tests import tiny
 
 RESPONSES = tiny.responses(prompts=4, scored=False)

@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax.batch import Batch, Example, Packing, Responses, first_fit, pack
+from rlft_jax.batch import Batch, Example, Responses, pack
 from rlft_jax.config.schema import resolved
 from rlft_jax.logprobs import response_logprobs
-from rlft_jax.objectives import dpo, rloo
+from rlft_jax.models import attention_blockwise, attention_triangle
+from rlft_jax.objectives import dpo, rloo, sft
+from rlft_jax.packing import Packing, first_fit
+from rlft_jax.runs.inference import policy_score
 from rlft_jax.runs.plan import make_plan
 from rlft_jax.texts import pack as pack_texts
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.sharding import make_mesh
+from rlft_jax.training.step import init_state
 from tests import tiny
 from tests.models import reward_models
 
@@ -59,6 +63,13 @@ def batch_of(given: Responses, **how) -> Batch:
     return jax.tree.map(jnp.asarray, pack(given, packing_of(given, **how)))
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Prompts and responses lie in several blocks of attention."""
+    monkeypatch.setattr(attention_triangle, "BLOCK", 8)
+    monkeypatch.setitem(attention_blockwise.BLOCKS, "cpu", 8)
+
+
 def test_all_but_the_last_of_what_responses_begin_with_is_shared():
     example = lambda *ids, prompt: Example(np.array(ids, np.int32), np.arange(len(ids)) >= prompt)
     given = Responses.of(
@@ -99,7 +110,13 @@ def test_every_response_finds_its_prompt_in_its_row(tokens, micro_batches):
     np.testing.assert_array_equal(used, batch.segments > 0)
 
 
-def test_prompts_take_less_room_and_none_where_rows_are_wide():
+def test_a_group_that_fits_into_no_row_takes_no_more_rows_than_it_would_alone():
+    lengths = np.array([[800, 800, 800, 200, 200, 200]])
+    rows = lambda shared: first_fit(lengths, tokens=1024, shared=shared).row.max() + 1
+    assert rows(np.array([19])) == rows(None) == 3
+
+
+def test_prompts_take_less_room():
     alone = packing_of(RESPONSES, tokens=200, shares=False)
     shared = packing_of(RESPONSES, tokens=200, shares=True)
     laid = lambda packing: (packing.lengths - packing.skipped).sum()
@@ -147,6 +164,28 @@ def test_pairs_share_their_prompt_too():
         for shares in (True, False)
     ]
     assert tiny.distance(*made) < 2e-6
+
+
+def test_tokens_count_as_if_nothing_was_shared():
+    count = lambda shares: compiled_step_of(batch_of(RESPONSES, tokens=48, shares=shares))
+    assert count(True) == count(False) == RESPONSES.lengths.sum()
+
+
+def compiled_step_of(batch: Batch) -> int:
+    state = init_state(POLICY.params, tiny.KEEP_GRADIENT)
+    how = dict(graph=POLICY.graph, objective=sft.objective, optimizer=tiny.KEEP_GRADIENT, seed=0)
+    return int(tiny.compiled_step(state, POLICY.frozen, batch, **how)[0].tokens.value)
+
+
+def test_eight_devices_score_what_one_does():
+    feed = Feed(make_mesh(data=4, fsdp=2), tokens=48, shares_prompts=True)
+    assert feed(RESPONSES).prompt_starts is not None
+    ours = policy_score(POLICY.graph, {}, feed)(POLICY.params, RESPONSES)
+    packing = packing_of(RESPONSES, tokens=48, shares=False)
+    batch = jax.tree.map(jnp.asarray, pack(RESPONSES, packing))
+    rows = jax.jit(response_logprobs)(POLICY.model, tiny.first_micro_batch(batch))
+    theirs = packing.lift(np.asarray(rows)[None], RESPONSES.tokens.shape[-1])
+    np.testing.assert_allclose(ours, theirs, atol=3e-6)
 
 
 @pytest.mark.parametrize("attention", ["xla", "blockwise"])

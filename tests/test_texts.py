@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax.batch import first_fit
+from rlft_jax.packing import first_fit
 from rlft_jax.texts import Text, TextBatch, Texts, pack
 
 LENGTHS = ((3, 7), (5, 0), (12, 1), (2, 4), (9, 6), (12, 12))

@@ -9,10 +9,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from rlft_jax.batch import Batch, Responses, first_fit, pack
+from rlft_jax.batch import Batch, Responses, pack
 from rlft_jax.metrics import Metrics
 from rlft_jax.models import lora
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
+from rlft_jax.packing import first_fit
 from rlft_jax.training.optimizer import Optimizer
 from rlft_jax.training.step import AnyBatch, Objective, Params, init_state, train_step
 

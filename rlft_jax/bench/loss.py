@@ -58,8 +58,8 @@ def measure(
 def chunked(
     model: Qwen2, hidden: Float[Array, "R T D"], targets: Int[Array, "R T"]
 ) -> Float[Array, "R T"]:
-    """What every objective uses."""
-    return head_scores(model, hidden, targets).logprobs
+    """What every objective uses, where all positions bear the loss."""
+    return head_scores(model, hidden, targets, targets >= 0).logprobs
 
 
 def whole(

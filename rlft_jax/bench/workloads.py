@@ -120,7 +120,7 @@ def write(
     lengths = {
         "sft": (prompt, tokens - prompt),
         "dpo": (prompt, tokens - prompt),
-        "reward": (tokens // 3 - FRAME, tokens // 3),
+        "reward": (max(tokens // 3 - FRAME, 1), tokens // 3),
         "rloo": (min(POSED, tokens - new), 0),
     }[kind]
     rows = _rows(kind, words, STEPS * prompts, lengths, seed)

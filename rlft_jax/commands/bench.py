@@ -20,8 +20,8 @@ def bench(
 
     Steps are those that `rlft train` takes, each waited for; a figure is the median after a
     warm-up. Without a config the work is a small Qwen2 (4 layers of width 256, vocabulary 4,096)
-    with random weights on full rows: 8 of 256 tokens for SFT, 8 pairs of them for DPO and reward
-    models, and for RLOO 4 completions of 64 tokens to each of 2 prompts of 64. Any setting of a
+    with random weights: 8 texts of 256 tokens for SFT, 8 pairs of them for DPO and (of 254) reward
+    models, and for RLOO 4 completions of 64 tokens to each of 2 prompts of 122. Any setting of a
     config can be changed, with or without a file: --config.batch.tokens=1024.
 
     Args:

@@ -20,8 +20,9 @@ def train(
         workdir: Where the run's checkpoints, metrics and samples go.
         profile: Steps to trace, as START:STOP; 10:12 are three. TensorBoard opens the run's
             profile folder, and Perfetto a file in it.
-        deterministic: Whether GPUs compute the same bits every time, more slowly, so that a run
-            that was stopped ends there, too, as if it had not been. CPUs and TPUs always do.
+        deterministic: Whether GPUs leave out what gives other bits every time, which is slower,
+            so that a run that was stopped ends there, too, as if it had not been, as long as the
+            cache of compiled programs is kept. CPUs and TPUs always do.
     """
     if deterministic:
         from rlft_jax.environment import make_deterministic

@@ -72,6 +72,15 @@ def best_mode(config: Mapping[str, Any]) -> Mode:
     return retention.best_mode(config["keep"]["metric"], reward_weights(config))
 
 
+def needs_old(config: Mapping[str, Any]) -> bool:
+    """Whether rollouts are scored under the policy that sampled: to be compared with later."""
+    rollout, advantages = config["rollout"], config["advantages"]
+    if rollout is None or advantages is None:
+        return False
+    is_reused = rollout["updates"] * rollout["minibatches"] > 1
+    return bool(is_reused or advantages["kl_weight"])
+
+
 def needs_reference(config: Mapping[str, Any]) -> bool:
     """Whether anything asks for log-probabilities under the reference."""
     if config["objective"]["name"] == "dpo":

@@ -119,7 +119,8 @@ class BatchShape:
     Attributes:
         prompts: Prompts of a step, over all processes.
         tokens: Tokens of a row; the most that a prompt with its response may have.
-        micro_batches: Parts of the step whose gradients are computed one after another.
+        micro_batches: Parts of the step whose gradients are computed one after another, for less
+            memory; on CPUs parts of a few thousand tokens are faster than larger ones, too.
         packed: Whether short responses share rows.
         share_prompts: Whether responses of a group, or of a pair, that share a row share their
             prompt, too, which a decoder then computes once for all of them. If None, wherever the

@@ -29,8 +29,8 @@ Attend = Callable[[Array, Array, Array], Array]
 # Shorter rows are faster in a triangle of few blocks, where there is no kernel. On two CPU cores it
 # takes 0.6 of the time of a loop over blocks at 512 tokens, and still less below; at 1,024 it takes
 # 0.8, or longer than the loop where rows hold short segments. Others were not measured.
-DENSE_BELOW = {"cpu": 513}
-LARGE_DENSE_BELOW = 1024
+TRIANGLE_BELOW = {"cpu": 513}
+LARGE_TRIANGLE_BELOW = 1024
 # Forms in which texts of a row can share what they begin with.
 SHARING = ("xla", "blockwise")
 PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
@@ -63,7 +63,7 @@ def chosen(
         return "splash"
     if platform == "gpu" and jnp.dtype(dtype).itemsize == 2:
         return "cudnn"
-    is_short = tokens < DENSE_BELOW.get(platform, LARGE_DENSE_BELOW)
+    is_short = tokens < TRIANGLE_BELOW.get(platform, LARGE_TRIANGLE_BELOW)
     return "xla" if is_short else "blockwise"
 
 

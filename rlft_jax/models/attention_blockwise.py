@@ -4,7 +4,8 @@ Scores exist for one block of queries against one block of keys, on the way forw
 back, with a running softmax between blocks (Milakov and Gimelshein, 2018, arXiv:1805.02867; Dao
 et al., 2022, arXiv:2205.14135). Blocks of keys that no query of a block may see are not visited:
 those after it, and, in packed rows, those before the segment of its first token, or before the
-prompt that this continues. Keys and values are never repeated for the queries that share them.
+prompt that this continues; what lies between a prompt and a response that shares it is. Keys and
+values are never repeated for the queries that share them.
 """
 
 from collections.abc import Callable

@@ -2,8 +2,9 @@
 
 A block of queries meets all keys up to its last token in one product, so that almost half of the
 scores are never made, and the program has the few large products that compilers are good at. The
-way back computes a block's weights again. Keys and values are never repeated for the queries that
-share them.
+way back computes a block's weights again; XLA's CPU backend, where layers are unrolled, does so
+early and keeps the scores of all layers, for 4% of a step's time. Keys and values are never
+repeated for the queries that share them.
 """
 
 from collections.abc import Callable, Iterator

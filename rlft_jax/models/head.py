@@ -45,7 +45,7 @@ def scores(
         keeps_logits: Whether the gradient may have all logits kept for it, rather than compute
             them again.
     """
-    return _forward(hidden, head, targets, is_needed, temperature, with_entropy, keeps_logits)[0]
+    return _forward(hidden, head, targets, is_needed, temperature, with_entropy, False)[0]
 
 
 def _forward(hidden, head, targets, is_needed, temperature, with_entropy, keeps_logits):

@@ -54,10 +54,10 @@ class Compute:
         attention: How tokens of a row attend to each other: what suits the devices if "auto";
             "xla", few large products; "blockwise", a block of scores after another; "cudnn" on
             NVIDIA's GPUs; "splash" on TPUs. A policy's; encoders have their own.
-        head_chunk: Tokens to unembed at once. The head's memory is about 3 x head_chunk x V
-            floats and two of its gradient, whatever the batch. Larger chunks are faster; those of
-            a micro-batch that is one chunk are not unembedded again for the gradient. If None, as
-            many as have logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
+        head_chunk: The most tokens to unembed at once. The head's memory is about 3 x head_chunk x
+            V floats and two of its gradient, whatever the batch. Larger chunks are faster; logits
+            of a micro-batch of no more tokens are kept for the gradient. If None, as many as have
+            logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
     """
 
     dtype: Dtype = "float32"
@@ -222,7 +222,8 @@ class Qwen2(nnx.Module):
 
         Args:
             segments: Which tokens belong together, side by side; all of a row if left out.
-            positions: Of each token in its segment; in its row if left out.
+            positions: Of each token in its text, of which its segment is all or the end; in its
+                row if left out.
             starts: Where the segments of a row begin, and T where there are no more. Only some
                 kernels (`attention.Form`) are faster where they know.
             prompt_starts: Where the text of each token begins in its row. A segment whose

@@ -59,6 +59,8 @@ def run(config: Config, workdir: str | Path, *, profile: tuple[int, int] | None 
         if is_first_process():
             check_config(directory, config, may_differ=may_differ(directory, config))
         plan = make_plan(config)  # whatever cannot be used is found before anything is written
+        if profile is not None:
+            check_steps(*profile, steps=plan.steps)
         if is_first_process():
             stack.enter_context(lock(directory))
             record_config(directory, config, may_differ=may_differ(directory, config))
@@ -109,8 +111,6 @@ def train(
     if over is not None:
         say(f"{directory.path} {over}.")
         return
-    if profile is not None:
-        check_steps(*profile, begun=begun, steps=plan.steps)
     say(summary(plan, begun))
 
     plan, frozen, reference, source, facts = start(plan)

@@ -224,6 +224,11 @@ def reward_parts(config: Config) -> tuple[RewardOrigin, Structure, Structure, Da
             f"config.model.attention = {section['attention']!r} has no effect on an encoder, which"
             " has a way of its own; leave it at 'auto'."
         )
+    if config["batch"]["share_prompts"] and not isinstance(origin.architecture, Architecture):
+        raise ValueError(
+            "config.batch.share_prompts = True has no effect on an encoder, whose tokens see those"
+            " after them, too; leave it at None."
+        )
     structure = reward_models.structure(origin.architecture, Compute(**section))
     read, loss = bind(RewardData, config["data"])().read, config["objective"]["loss"]
     with encoding() as show:

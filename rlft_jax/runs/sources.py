@@ -8,6 +8,7 @@ import numpy as np
 
 from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
+from rlft_jax.config.derived import needs_old
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.reward_rows import texts_of
@@ -115,9 +116,8 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **how)
     sample = policy_sampler(plan, frozen, settings, dtype)
     advantages, selection = config["advantages"], config["selection"]
-    is_reused = config["rollout"]["updates"] * config["rollout"]["minibatches"] > 1
     old_score = None
-    if advantages is not None and (is_reused or advantages["kl_weight"]):
+    if needs_old(config):
         old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),

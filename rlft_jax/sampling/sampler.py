@@ -13,8 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rlft_jax.batch import bucket
 from rlft_jax.models.qwen2 import Qwen2
+from rlft_jax.packing import bucket
 from rlft_jax.sampling.decoding import Prompts
 from rlft_jax.sampling.filters import Filter
 from rlft_jax.sampling.programs import programs

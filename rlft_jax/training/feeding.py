@@ -9,7 +9,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rlft_jax import batch, texts
-from rlft_jax.batch import PER_TOKEN, Batch, Packing, Responses, first_fit
+from rlft_jax.batch import PER_TOKEN, Batch, Responses
+from rlft_jax.packing import Packing, first_fit
 from rlft_jax.texts import TextBatch, Texts
 from rlft_jax.training.sharding import local_rows, place_rows, replicated, row_shards
 from rlft_jax.training.step import AnyBatch, Params

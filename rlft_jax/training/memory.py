@@ -55,8 +55,8 @@ def activation_bytes(
     scores = a.heads * tokens * FLOAT
     if isinstance(a, qwen2.Architecture):
         form = attention.chosen(compute.attention, dtype=compute.dtype, tokens=tokens)
-        if form != "xla":
-            scores = a.heads * FLOAT  # the others keep a sum for each token and head
+        # Half of them are never made; the other forms keep a sum for each token and head.
+        scores = a.heads * FLOAT * (tokens // 2 if form == "xla" else 1)
         q, kv, hidden = a.heads * a.head_width, a.kv_heads * a.head_width, 2
     if isinstance(a, deberta.Architecture):
         scores *= 1 + len(a.terms)

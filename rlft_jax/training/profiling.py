@@ -28,16 +28,15 @@ def parse_steps(text: str) -> tuple[int, int]:
     return first, last
 
 
-def check_steps(first: int, last: int, *, begun: int, steps: int) -> None:
-    """Refuses steps that a run will not take: all of them done, or some beyond its end.
+def check_steps(first: int, last: int, *, steps: int) -> None:
+    """Refuses steps beyond the end of a run.
 
     Raises:
-        ValueError: If nothing, or not everything that was asked for, would be traced.
+        ValueError: If not all steps that were asked for would be traced.
     """
-    if last > steps or last <= begun:
+    if last > steps:
         raise ValueError(
-            f"--profile={first}:{last} names steps that this run does not take: it takes steps"
-            f" {begun + 1} to {steps}."
+            f"--profile={first}:{last} names steps that this run does not take: it has {steps}."
         )
 
 
@@ -54,6 +53,8 @@ class Profile:
     def __init__(self, folder: Path, first: int, last: int, *, begun: int = 0):
         self._folder, self._first, self._last = folder, first, last
         self._is_on = False
+        if last <= begun:
+            say(f"Steps {first} to {last} were taken before and are not traced.")
         self._look(begun)
 
     def __call__(self, progress: Progress) -> None:

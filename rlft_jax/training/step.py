@@ -29,7 +29,8 @@ class TrainState(NamedTuple):
         params: The trainable ones: all of them, or the adapters.
         skipped: Updates left out because a loss or a gradient was not finite, in all and
             since the last good one.
-        tokens: Trained on so far, prompts and repeated updates included.
+        tokens: Trained on so far, prompts and repeated updates included; a prompt that responses
+            share counts for each of them.
     """
 
     step: Int[Array, ""]
@@ -106,7 +107,7 @@ def train_step(
     before = (state.params, state.opt_state)
     params, opt_state = _choose(is_finite, (params, opt_state), before)
     skipped = jnp.where(is_finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-    tokens = state.tokens.plus((batch.segments > 0).sum())
+    tokens = state.tokens.plus(_tokens(batch))
     return TrainState(state.step + 1, params, opt_state, skipped, tokens), metrics
 
 
@@ -116,6 +117,14 @@ def score_step(
     """Applies `score` of model and micro-batch to each micro-batch, without gradients."""
     model = lambda: nnx.merge(graph, params, frozen)
     return jax.lax.map(lambda micro_batch: score(model(), micro_batch), batch)
+
+
+def _tokens(batch: AnyBatch) -> Int[Array, ""]:
+    """Tokens of all texts; one whose first tokens another has begins at a later position."""
+    is_real = batch.segments > 0
+    before = jnp.pad(batch.segments[..., :-1], [(0, 0)] * (batch.segments.ndim - 1) + [(1, 0)])
+    left_out = jnp.where(is_real & (batch.segments != before), batch.positions, 0)
+    return is_real.sum() + left_out.sum()
 
 
 def _loss(metrics: Metrics) -> Mean:

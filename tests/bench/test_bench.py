@@ -68,7 +68,7 @@ def test_a_pair_is_two_texts_and_a_cached_reference_asks_for_less_work(bench):
 
 
 def test_a_reward_model_is_timed_without_a_head_over_tokens(bench):
-    found = bench("reward", "--config.batch.tokens=160", *SMALL[1:])
+    found = bench("reward", "--config.batch.tokens=255", *SMALL[1:])
     assert found["loss_tokens_per_second"] == 0
     assert found["samples_per_second"] > 0
     assert found["padding_waste"] < 0.2

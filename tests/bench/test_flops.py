@@ -26,6 +26,12 @@ def test_packed_texts_do_not_attend_to_each_other():
     assert flops.forward(QWEN2_5_0_5B, [1024]) - apart == 43_008 * (1024**2 - 2 * 512**2)
 
 
+def test_what_another_text_reads_for_it_is_left_out():
+    both = flops.forward(QWEN2_5_0_5B, [512, 300], skipped=[0, 100])
+    saved = flops.forward(QWEN2_5_0_5B, [512, 300]) - both
+    assert saved == flops.forward(QWEN2_5_0_5B, [100])
+
+
 def test_without_the_head_a_quarter_is_left_out():
     whole = flops.train(QWEN2_5_0_5B, [1024])
     body = flops.train(QWEN2_5_0_5B, [1024], scored=0)

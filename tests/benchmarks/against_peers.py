@@ -199,6 +199,12 @@ def main() -> None:
     parser.add_argument("--ours", action="append", default=[], help="a flag of rlft bench")
     parser.add_argument("--theirs", action="append", default=[], help="a flag of its script")
     arguments = parser.parse_args()
+    if arguments.mean_length is not None and arguments.what != "rloo":
+        parser.error("--mean_length plants the stop of completions: only for --what=rloo")
+    if arguments.row is not None and arguments.what not in ("rloo", "reward"):
+        parser.error("--row is of groups and pairs: only for --what=rloo and --what=reward")
+    if arguments.peer == "tunix" and (arguments.what == "reward" or arguments.data is not None):
+        parser.error("Tunix trains no reward models, and its rows are full: no --data")
     arguments.batch = arguments.batch or (2 if arguments.what == "rloo" else 8)
     group = workloads.POSED + arguments.responses * (arguments.new + 1)
     rows = {"rloo": group, "reward": 3 * arguments.tokens // 2}

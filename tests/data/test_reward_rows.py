@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from rlft_jax.batch import first_fit
 from rlft_jax.data.formatting import Formatter
 from rlft_jax.data.readers import read_rows
 from rlft_jax.data.reward_data import RewardData, unused
@@ -15,6 +14,7 @@ from rlft_jax.data.reward_rows import (
     pair_examples,
     texts_of,
 )
+from rlft_jax.packing import first_fit
 from rlft_jax.texts import pack
 from tests.data.encoder_tokenizers import wordpiece
 

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 
-from rlft_jax.batch import first_fit
 from rlft_jax.models import deberta, distilbert, qwen2, reward
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.models.tensor_table import Params
+from rlft_jax.packing import first_fit
 from rlft_jax.texts import Text, TextBatch, Texts, pack
 from tests.tiny import QUICKLY
 

@@ -168,8 +168,8 @@ def test_no_segment_of_a_model_sees_another_blockwise(remat, in_fours):
 
 def test_what_auto_stands_for_depends_on_devices_numbers_and_lengths():
     at = functools.partial(attention.chosen, "auto")
-    long = attention.LARGE_DENSE_BELOW
-    short = attention.DENSE_BELOW["cpu"] - 1
+    long = attention.LARGE_TRIANGLE_BELOW
+    short = attention.TRIANGLE_BELOW["cpu"] - 1
     assert at(dtype="bfloat16", tokens=short, platform="gpu") == "cudnn"
     assert at(dtype="float32", tokens=short, platform="gpu") == "xla"
     assert at(dtype="float32", tokens=long, platform="gpu") == "blockwise"

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlft_jax.batch import first_fit, pack
+from rlft_jax.batch import pack
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import dpo
+from rlft_jax.packing import first_fit
 from rlft_jax.training.step import score_step
 from tests import tiny
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rlft_jax.batch import first_fit
 from rlft_jax.objectives import reward_model
+from rlft_jax.packing import first_fit
 from rlft_jax.texts import Text, TextBatch, Texts, pack
 from tests import tiny
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from rlft_jax.batch import first_fit
 from rlft_jax.models import reward
 from rlft_jax.objectives import reward_model
+from rlft_jax.packing import first_fit
 from rlft_jax.texts import pack
 from tests import tiny
 from tests.models import reward_models

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft_jax.batch import Responses, first_fit, pack
+from rlft_jax.batch import Responses, pack
 from rlft_jax.logprobs import response_logprobs
 from rlft_jax.objectives import rloo
+from rlft_jax.packing import first_fit
 from rlft_jax.rollout import rollout_metrics
 from rlft_jax.training.step import score_step
 from tests import tiny

@@ -7,7 +7,8 @@ import pytest
 
 from rlft_jax.config.schema import resolved
 from rlft_jax.runs import experiment
-from rlft_jax.training.profiling import check_steps, parse_steps
+from rlft_jax.training.loop import Progress
+from rlft_jax.training.profiling import Profile, parse_steps
 
 
 def test_the_steps_asked_for_are_in_the_trace(tiny, tmp_path):
@@ -27,8 +28,16 @@ def test_steps_that_are_no_steps_are_refused(text):
         parse_steps(text)
 
 
-@pytest.mark.parametrize(("first", "last"), [(3, 6), (6, 7), (1, 2)])
-def test_steps_that_a_run_does_not_take_are_refused(first, last):
-    check_steps(2, 5, begun=2, steps=5)
-    with pytest.raises(ValueError, match="takes steps 3 to 5"):
-        check_steps(first, last, begun=2, steps=5)
+def test_steps_beyond_the_end_are_refused_before_anything_is_written(tiny, tmp_path):
+    config = resolved(tiny.sft(steps=4, batch__packed=False))
+    with pytest.raises(ValueError, match=r"3:5 .* it has 4"):
+        experiment.run(config, tmp_path / "run", profile=(3, 5))
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_taken_before_are_told_and_the_run_goes_on(tmp_path, capsys):
+    trace = Profile(tmp_path, 3, 5, begun=5)
+    trace(Progress(6, None, {}, {}))
+    trace.close()
+    assert "Steps 3 to 5 were taken before" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
