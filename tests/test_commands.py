@@ -49,7 +49,8 @@ def trained(files) -> Path:
 
 
 def test_rloo_goes_on_from_the_model_that_sft_made(trained):
-    assert values(trained / "rloo", "kl")[0] == 0
+    # The square of float32's rounding: the update and the scores of before are two programs.
+    assert values(trained / "rloo", "kl")[0] < 1e-12
     assert len(values(trained / "rloo", "loss")) == 2
     ours, theirs = (trained / f"{name}/model/tokenizer.json" for name in ("sft", "rloo"))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -261,16 +261,6 @@ def test_scores_reach_the_advantages():
     np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_the_sampler_recorded_serves_where_nothing_scores_it_again():
-    of_advantages = lambda *fields: rloo.advantages(*fields, kl_weight=0.5)
-    parts = engine(reference_score=scored(-3.0), advantages=of_advantages)
-    made = draws(Rollout(stream(), parts, responses=2), 1)[0]
-    kl = np.where(made.is_response, made.sampled_logprobs + 3.0, 0).sum(-1)
-    expected = rloo.leave_one_out(made.rewards.astype(np.float64) - 0.5 * kl)
-    np.testing.assert_allclose(made.advantages[:, :, 2], expected, rtol=1e-5, atol=1e-6)
-    assert made.old_logprobs is None
-
-
 @pytest.mark.parametrize(("shared", "is_kept"), [({}, False), ({"updates": 2}, True)])
 def test_a_single_update_needs_no_old_logprobs_for_its_ratio(shared, is_kept):
     """It compares the policy with itself: then the ratio is 1 to the last bit."""
