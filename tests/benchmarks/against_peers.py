@@ -62,7 +62,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
     """Prompts and completions of a JSONL file."""
     stored = file.read_bytes()
     text = gzip.decompress(stored) if file.suffix == ".gz" else stored
-    rows = [json.loads(line) for line in text.decode().splitlines()]
+    rows = [json.loads(line) for line in text.splitlines()]  # of bytes: at line feeds alone
     named = [
         {"prompt": row["question"], "completion": row["answer"]} if "question" in row else row
         for row in rows
