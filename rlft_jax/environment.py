@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Mapping, MutableMapping
 
-EXCLUDE = "--xla_gpu_exclude_nondeterministic_ops"
+DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops"
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -34,11 +34,11 @@ def make_deterministic(environment: MutableMapping[str, str] = os.environ) -> No
         ValueError: If XLA_FLAGS asks for the contrary.
     """
     flags = environment.get("XLA_FLAGS", "").split()
-    said = [flag for flag in flags if flag.startswith(f"{EXCLUDE}=")]
-    if any(flag != f"{EXCLUDE}=true" for flag in said):
+    said = [flag for flag in flags if flag.startswith(f"{DETERMINISTIC}=")]
+    if any(flag != f"{DETERMINISTIC}=true" for flag in said):
         raise ValueError(f"--deterministic contradicts XLA_FLAGS, which say {said[-1]}.")
     if not said:
-        environment["XLA_FLAGS"] = " ".join([*flags, f"{EXCLUDE}=true"])
+        environment["XLA_FLAGS"] = " ".join([*flags, f"{DETERMINISTIC}=true"])
 
 
 def use_huge_pages(environment: Mapping[str, str] = os.environ) -> None:

@@ -165,10 +165,10 @@ def first_fit(
         )
     P = B // micro_batches
     # Dealt in turns of changing direction, long prompts first, so that no micro-batch is heavier.
-    needed = lengths.sum(-1)
+    cost = lengths.sum(-1)
     if shared is not None and packed:
-        needed = needed - shared * np.maximum((lengths > 0).sum(-1) - 1, 0)
-    order = np.argsort(-needed, kind="stable")
+        cost = cost - shared * np.maximum((lengths > 0).sum(-1) - 1, 0)
+    order = np.argsort(-cost, kind="stable")
     turn, seat = np.divmod(np.arange(B), micro_batches)
     micro_batch = np.empty(B, np.int32)
     micro_batch[order] = np.where(turn % 2, micro_batches - 1 - seat, seat)

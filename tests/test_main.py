@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlft_jax import environment, main
+from rlft_jax.commands.train import train as train_command
 from rlft_jax.config.settings import fit
 
 received: dict = {}
@@ -238,16 +239,23 @@ def test_choice_of_the_user_about_programs_stands():
 def test_asking_for_the_same_bits_every_time_adds_a_flag_and_takes_none_away():
     variables = {"XLA_FLAGS": "--xla_dump_to=x"}
     environment.make_deterministic(variables)
-    added = f"--xla_dump_to=x {environment.EXCLUDE}=true"
+    added = f"--xla_dump_to=x {environment.DETERMINISTIC}=true"
     assert variables["XLA_FLAGS"] == added
     environment.make_deterministic(variables)  # once is enough
     assert variables["XLA_FLAGS"] == added
     with pytest.raises(ValueError, match="contradicts XLA_FLAGS"):
-        environment.make_deterministic({"XLA_FLAGS": f"{environment.EXCLUDE}=false"})
+        environment.make_deterministic({"XLA_FLAGS": f"{environment.DETERMINISTIC}=false"})
+
+
+def test_training_sets_the_flag_before_it_reads_anything(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    with pytest.raises(ValueError, match=r"nowhere\.py"):
+        train_command(config="nowhere.py", workdir="nowhere", deterministic=True)
+    assert os.environ["XLA_FLAGS"].endswith(f"{environment.DETERMINISTIC}=true")
 
 
 def test_the_installed_xla_knows_the_flag():
-    options = {environment.EXCLUDE.removeprefix("--"): True}  # unknown ones are refused here
+    options = {environment.DETERMINISTIC.removeprefix("--"): True}  # unknown ones are refused here
     assert jax.jit(lambda x: x + 1, compiler_options=options)(jnp.ones(())) == 2
 
 

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rlft_jax.models.attention_blockwise import Prompts
+from rlft_jax.models.attention_blockwise import MASKED, Prompts
 
 # Tokens of a block, unless that makes too many of them: a program's size grows with their number.
 BLOCK, MOST_BLOCKS = 64, 8
-MASKED = -0.5 * float(np.finfo(np.float32).max)
 Masks = tuple[Bool[Array, "R 1 1 _ _"], ...]
 
 

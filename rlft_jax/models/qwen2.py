@@ -54,10 +54,10 @@ class Compute:
         attention: How tokens of a row attend to each other: what suits the devices if "auto";
             "xla", few large products; "blockwise", a block of scores after another; "cudnn" on
             NVIDIA's GPUs; "splash" on TPUs. A policy's; encoders have their own.
-        head_chunk: The most tokens to unembed at once. The head's memory is about 3 x head_chunk x
-            V floats and two of its gradient, whatever the batch. Larger chunks are faster; logits
-            of a micro-batch of no more tokens are kept for the gradient. If None, as many as have
-            logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
+        head_chunk: The most tokens that a device unembeds at once. The head's memory is about 3 x
+            head_chunk x V floats and two of its gradient, whatever the batch. Larger chunks are
+            faster; logits of a device's tokens, if no more, are kept for the gradient. If None, as
+            many as have logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
     """
 
     dtype: Dtype = "float32"
@@ -74,7 +74,7 @@ class Compute:
         return max(unroll or layers, 1)
 
     def tokens_at_once(self, vocabulary: int) -> int:
-        """Tokens to unembed at once into so many logits each."""
+        """Tokens that a device unembeds at once into so many logits each."""
         if self.head_chunk is not None:
             return self.head_chunk
         room = LOGITS_BYTES.get(jax.default_backend(), LARGE_LOGITS_BYTES)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rlft_jax.batch import Batch, Responses, pack
 from rlft_jax.config.settings import fit, parse, settings_of
-from rlft_jax.logprobs import Scores, response_logprobs
+from rlft_jax.logprobs import response_logprobs
+from rlft_jax.models.head import Scores
 from rlft_jax.objectives import dpo, pair_losses
 from rlft_jax.objectives.pair_losses import LOSSES
 from rlft_jax.packing import first_fit

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlft_jax.batch import Batch, Responses
-from rlft_jax.logprobs import Scores, response_logprobs
+from rlft_jax.logprobs import response_logprobs
+from rlft_jax.models.head import Scores
 from rlft_jax.models.qwen2 import Architecture
 from rlft_jax.objectives import rloo
 from tests import tiny
