@@ -60,5 +60,5 @@ def head_scores(
 ) -> Scores:
     """Scores of targets at the positions that ask for it; 0 elsewhere."""
     head_VD = model.head_matrix
-    how = head.How(model.compute.tokens_at_once(len(head_VD)), temperature, with_entropy)
+    how = head.Settings(model.compute.tokens_at_once(len(head_VD)), temperature, with_entropy)
     return head.scores(hidden, head_VD, targets, is_scored, how)

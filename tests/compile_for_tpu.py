@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlft_jax.batch import Batch
 from rlft_jax.bench.flops import QWEN2_5_0_5B
-from rlft_jax.models.attention import on_mesh
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.models.qwen2 import Architecture, Compute
 from rlft_jax.objectives import sft
 from rlft_jax.runs.loading import structure

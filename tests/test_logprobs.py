@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rlft_jax.batch import Batch, pack
 from rlft_jax.logprobs import head_scores, response_logprobs, token_scores
 from rlft_jax.models import head
-from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.head import Scores
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.models.qwen2 import Architecture, Compute, Qwen2
 from rlft_jax.packing import first_fit
 from rlft_jax.training.sharding import shardings
@@ -156,37 +156,49 @@ def test_chunks_with_nothing_to_score_are_not_computed(small_chunks):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rows"),
-    [((2, 2, 2), 4), ((1, 8, 1), 8), ((1, 1, 8), 3), ((2, 2, 2), 3)],
-    ids=["all axes", "rows", "tokens", "rows that do not divide"],
+    ("sizes", "rows", "head_chunk", "dtype"),
+    [
+        ((2, 2, 2), 4, 5, "float32"),
+        ((1, 8, 1), 8, 100, "bfloat16"),
+        ((1, 2, 4), 3, 100, "float32"),
+        ((1, 1, 1), 4, 5, "float32"),
+    ],
+    ids=["all axes", "rows, logits kept", "rows do not divide", "one device"],
 )
 def test_devices_share_the_work_and_wait_for_each_other_outside_of_chunks(
-    sizes, rows, small_chunks
+    sizes, rows, head_chunk, dtype, small_chunks
 ):
-    axes = ("data", "fsdp", "tensor")
-    mesh = jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * 3)
-    hidden = jax.random.normal(jax.random.key(0), (rows, 16, 32))
+    policy = tiny.with_compute(POLICY, head_chunk=head_chunk, dtype=dtype)
+    axes, used = ("data", "fsdp", "tensor"), int(np.prod(sizes))
+    types = (AxisType.Auto,) * 3
+    mesh = jax.make_mesh(sizes, axes, axis_types=types, devices=jax.devices()[:used])
+    hidden = jax.random.normal(jax.random.key(0), (rows, 16, 32), dtype)
     targets = jax.random.randint(jax.random.key(1), (rows, 16), 0, 64)
     # Devices differ in how many chunks they leave out.
     is_scored = jax.random.uniform(jax.random.key(2), (rows, 16)) < jnp.arange(rows)[:, None] / 4
 
     def total(params, hidden, *batch):
-        found = head_scores(nnx.merge(POLICY.graph, params), hidden, *batch, with_entropy=True)
+        found = head_scores(nnx.merge(policy.graph, params), hidden, *batch, with_entropy=True)
         return found.logprobs.sum(), found
 
     value = jax.value_and_grad(total, (0, 1), has_aux=True)
-    alone = value(POLICY.params, hidden, targets, is_scored)
-    params = jax.device_put(POLICY.params, shardings(POLICY.params, mesh))
+    compiled = functools.partial(jax.jit, compiler_options=tiny.QUICKLY)
+    alone = compiled(value)(policy.params, hidden, targets, is_scored)
+    params = jax.device_put(policy.params, shardings(policy.params, mesh))
     spread = PartitionSpec(("data", "fsdp") if rows != 3 else None)
     batch = jax.device_put((hidden, targets, is_scored), NamedSharding(mesh, spread))
-    program = jax.jit(on_mesh(mesh, value)).lower(params, *batch).compile()
+    program = compiled(on_mesh(mesh, value)).lower(params, *batch).compile()
     for one, other in zip(jax.tree.leaves(program(params, *batch)), jax.tree.leaves(alone)):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    # A loop or a condition with one would stop where devices differ.
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        np.testing.assert_allclose(one, other, atol=1e-5 if dtype == "float32" else 0.02)
+    # A loop or a condition that waits for others would stop for ever where devices differ.
     inner, entry = program.as_text().split("ENTRY")
-    collective = r" (all-\w+|reduce-scatter|collective-permute)\("
-    assert re.search(collective, entry)
+    collective = r" (all-[a-z-]+|reduce-scatter|collective-permute)\("
+    assert bool(re.search(collective, entry)) == (used > 1)
     assert not re.search(collective, inner)
+    # Each has its own rows alone.
+    is_dealt = rows != 3 and used > 1
+    assert (f"[{rows},16,32]" in entry or f"[{rows * 16},32]" in entry) != is_dealt
 
 
 def test_entropy_has_no_gradient():
@@ -201,8 +213,8 @@ def test_only_responses_have_response_logprobs():
     assert ((np.asarray(found) != 0) == batch.is_response).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_head_of_qwen_takes_little_memory(dtype):
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1.1), ("bfloat16", 1.6)])
+def test_the_head_of_qwen_takes_little_memory(dtype, most):
     """Compiled only: 8 rows of 1,024 tokens, a vocabulary of 151,936 and a width of 896."""
     V, D, R, T = 151_936, 896, 8, 1024
     architecture = Architecture(
@@ -226,5 +238,5 @@ def test_the_head_of_qwen_takes_little_memory(dtype):
         compiled = program.lower(params, hidden, targets).compile()
         return compiled.memory_analysis().temp_size_in_bytes / 2**30
 
-    assert gibibytes(ours) <= 1.6
+    assert gibibytes(ours) <= most
     assert gibibytes(usual) > 6

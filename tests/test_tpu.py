@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlft_jax.models import attention
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.training.sharding import ROWS
 
 # Of a chip's memory, in GiB.
@@ -44,7 +45,7 @@ def test_each_chip_attends_over_its_own_rows_and_heads(topology, monkeypatch):
         form = attention.attention("splash", ids, shape=ids.shape, dtype="bfloat16")
         return form(q, k, v).astype(jnp.float32).sum()
 
-    gradient = jax.jit(attention.on_mesh(mesh, jax.grad(total, (0, 1, 2))))
+    gradient = jax.jit(on_mesh(mesh, jax.grad(total, (0, 1, 2))))
     for N, K, H, T in SHAPES:
         place = lambda *spec: NamedSharding(mesh, P(*spec))
         spread = place(ROWS, None, "tensor")

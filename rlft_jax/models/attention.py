@@ -4,13 +4,11 @@ All forms compute the same, and no token ever depends on one of another segment.
 give for padding differs; nothing reads it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -21,6 +19,7 @@ from rlft_jax.models import (
     attention_triangle,
 )
 from rlft_jax.models.attention_blockwise import Prompts
+from rlft_jax.models.on_mesh import divided, row_axes, tensor_axis
 
 Form = Literal["auto", "xla", "blockwise", "cudnn", "splash"]
 # Takes queries `[R, T, N, H]`, keys and values `[R, T, K, H]`; returns what they attended to.
@@ -138,43 +137,15 @@ def prompts_of(
     return prompt_starts, prompt_starts + missing
 
 
-def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
-    """`function`, to be compiled for `mesh`: kernels in it share their work over its devices."""
-    if mesh is None:
-        return function
-
-    @functools.wraps(function)
-    def call(*args, **named):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args, **named)
-
-    return call
-
-
 def _divided(kernel: Callable[..., Array], rows: tuple[Array, ...]) -> Attend:
-    """Runs a kernel, which no compiler can cut up, on each device's part of rows and heads.
-
-    The mesh is that of `on_mesh`. Heads go by its axis `tensor`, rows by the others; what does
-    not divide is computed everywhere.
-    """
+    """Runs a kernel on each device's part of rows and heads; what does not divide, everywhere."""
 
     def attend(
         q: Float[Array, "R T N H"], k: Float[Array, "R T K H"], v: Float[Array, "R T K H"]
     ) -> Float[Array, "R T N H"]:
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty or mesh.size == 1:
-            return kernel(q, k, v, *rows)
-        by_rows = tuple(axis for axis in mesh.axis_names if axis != "tensor")
-        parts = mesh.size // mesh.shape.get("tensor", 1)
-        divides = k.shape[2] % mesh.shape.get("tensor", 1) == 0
-        heads = "tensor" if "tensor" in mesh.axis_names and divides else None
-        spread = by_rows if len(q) % parts == 0 else None
-        spec = P(spread, None, heads, None)
-        return jax.shard_map(
-            kernel,
-            in_specs=(spec, spec, spec, *(P(spread, None) for _ in rows)),
-            out_specs=spec,
-            check_vma=False,  # kernels do not say over which axes their results vary
-        )(q, k, v, *rows)
+        by_rows = row_axes(len(q))
+        spec = P(by_rows, None, tensor_axis(k.shape[2]), None)
+        in_specs = (spec, spec, spec, *(P(by_rows, None) for _ in rows))
+        return divided(kernel, in_specs, spec)(q, k, v, *rows)
 
     return attend

@@ -4,13 +4,12 @@ Its gradient is written out, for speed: softmax minus the one that was chosen, a
 type that the model computes in, summed in float32. Logits exist for one chunk of positions at a
 time, on the way forward and on the way back.
 
-On several devices, each scores its own rows. The head comes there once, in the type that the model
-computes in, and its gradients are added up once: chunks that wait for no other device may differ
-between them, and be left out.
+On several devices, each scores its own rows, and its own part of the vocabulary if that is dealt
+over `tensor`. The head comes there once, in the type that the model computes in, and what devices
+found is added up once: chunks wait for no other device, so each leaves out its own.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from rlft_jax.models.on_mesh import divided, row_axes, tensor_axis
 
 # Chunks that a device's positions are cut into at least, so that those with nothing to score are
 # left out, and the positions that a chunk has at least for it. On two CPU cores eight chunks take
@@ -38,7 +39,7 @@ class Scores(NamedTuple):
     is_top: Bool[Array, "R T"]
 
 
-class How(NamedTuple):
+class Settings(NamedTuple):
     """Settings of scores.
 
     Attributes:
@@ -65,7 +66,7 @@ def scores(
     head: Float[Array, "V D"],
     targets: Int[Array, "R T"],
     is_scored: Bool[Array, "R T"],
-    how: How,
+    how: Settings,
 ) -> Scores:
     """Scores a target at each position that asks for it; all others have 0.
 
@@ -75,7 +76,7 @@ def scores(
 
 
 def _forward(hidden, head, targets, is_scored, how, for_gradient=True):
-    axes = _axes(hidden, head)
+    by_row, by_token = row_axes(len(hidden)), tensor_axis(len(head))
 
     def score(hidden_RTD, head_VD, targets_RT, is_scored_RT):
         chunks = Chunks(is_scored_RT, how.room)
@@ -86,19 +87,19 @@ def _forward(hidden, head, targets, is_scored, how, for_gradient=True):
             part = _part(logits_rV, targets_r, how.with_entropy)
             return None, (part, logits_rV if keeps_logits else None)
 
-        targets_nr = chunks.split(targets_RT) - axes.first_token(head_VD)
+        targets_nr = chunks.split(targets_RT) - _first_token(head_VD, by_token)
         _, (part, logits_nrV) = chunks.scan(of_chunk, None, chunks.split(hidden_RTD), targets_nr)
-        whole = _whole(part, axes.tokens)
-        above, log_total = whole.chosen - whole.top, jnp.log(whole.total)
-        entropy = log_total - whole.moment / whole.total if how.with_entropy else 0 * log_total
-        found = jax.tree.map(chunks.join, Scores(above - log_total, entropy, above >= 0))
-        return found, whole.top + log_total, logits_nrV
+        whole = _whole(part, by_token)
+        above, rest = whole.chosen - whole.top, jnp.log(whole.total)
+        entropy = rest - whole.moment / whole.total if how.with_entropy else jnp.zeros_like(rest)
+        found = jax.tree.map(chunks.join, Scores(above - rest, entropy, above >= 0))
+        return found, whole.top + rest, logits_nrV
 
-    row, chunk = P(axes.rows), P(None, axes.rows)
-    run = axes.divided(
+    row, chunk = P(by_row), P(None, by_row)
+    run = divided(
         score,
-        (row, P(axes.tokens), row, row),
-        (row, chunk, P(None, axes.rows, axes.tokens)),
+        (row, P(by_token), row, row),
+        (row, chunk, P(None, by_row, by_token)),
     )
     found, *of_chunks = run(hidden, head.astype(hidden.dtype), targets, is_scored)
     return found, (hidden, head, targets, is_scored, *of_chunks)
@@ -106,7 +107,7 @@ def _forward(hidden, head, targets, is_scored, how, for_gradient=True):
 
 def _backward(how, kept, gradient):
     hidden, head, targets, is_scored, *of_chunks = kept
-    axes = _axes(hidden, head)
+    by_row, by_token = row_axes(len(hidden)), tensor_axis(len(head))
     sums = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def slopes(
@@ -120,26 +121,26 @@ def _backward(how, kept, gradient):
             is_chosen_rV = jnp.arange(len(head_VD))[None] == targets_r[:, None]
             slope_rV = is_chosen_rV - jnp.exp(logits_rV - log_total_r[:, None])
             slope_rV = (slope_rV * gradient_r[:, None]).astype(hidden_rD.dtype)
-            to_hidden_rD = sums("rv,vd->rd", slope_rV, head_VD).astype(hidden_rD.dtype)
+            to_hidden_rD = sums("rv,vd->rd", slope_rV, head_VD)
             return to_head_VD + sums("rv,rd->vd", slope_rV, hidden_rD), to_hidden_rD
 
         to_head_VD, to_hidden_nrD = chunks.scan(
             of_chunk,
             jnp.zeros(head_VD.shape, jnp.float32),
             chunks.split(hidden_RTD),
-            chunks.split(targets_RT) - axes.first_token(head_VD),
+            chunks.split(targets_RT) - _first_token(head_VD, by_token),
             chunks.split(jnp.where(is_scored_RT, gradient_RT, 0) / how.temperature),
             log_total_nr,
             logits_nrV,
         )
-        to_hidden_RTD = _total(chunks.join(to_hidden_nrD), axes.tokens)
-        return to_hidden_RTD, _total(to_head_VD, axes.rows)
+        to_hidden_RTD = _total(chunks.join(to_hidden_nrD), by_token)
+        return to_hidden_RTD.astype(hidden_RTD.dtype), _total(to_head_VD, by_row)
 
-    row, chunk = P(axes.rows), P(None, axes.rows)
-    run = axes.divided(
+    row, chunk = P(by_row), P(None, by_row)
+    run = divided(
         slopes,
-        (row, P(axes.tokens), row, row, row, chunk, P(None, axes.rows, axes.tokens)),
-        (row, P(axes.tokens)),
+        (row, P(by_token), row, row, row, chunk, P(None, by_row, by_token)),
+        (row, P(by_token)),
     )
     to_hidden, to_head = run(
         hidden, head.astype(hidden.dtype), targets, is_scored, gradient.logprobs, *of_chunks
@@ -192,34 +193,9 @@ def _total(x: Array, axes: str | tuple[str, ...] | None) -> Array:
     return x if axes is None else jax.lax.psum(x, axes)
 
 
-class Axes(NamedTuple):
-    """The mesh axes that rows, and the tokens of the vocabulary, are dealt over, if any."""
-
-    rows: tuple[str, ...] | None
-    tokens: str | None
-
-    def divided(self, function: Callable, in_specs: tuple, out_specs: tuple) -> Callable:
-        """`function`, computed by each device for its part."""
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty or mesh.size == 1:
-            return function
-        # Not checked: that what is repeated is the same everywhere.
-        return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
-    def first_token(self, head: Float[Array, "v D"]) -> Int[Array, ""] | int:
-        """The first of the tokens that this device has."""
-        return 0 if self.tokens is None else jax.lax.axis_index(self.tokens) * len(head)
-
-
-def _axes(hidden: Float[Array, "R T D"], head: Float[Array, "V D"]) -> Axes:
-    """Those of the mesh of `on_mesh`; what does not divide is computed everywhere."""
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    tensor = sizes.pop("tensor", 1)
-    rows_divide = len(hidden) % math.prod(sizes.values()) == 0
-    return Axes(
-        tuple(sizes) if sizes and rows_divide else None,
-        "tensor" if tensor > 1 and len(head) % tensor == 0 else None,
-    )
+def _first_token(head: Float[Array, "v D"], axis: str | None) -> Int[Array, ""] | int:
+    """The first of the tokens that this device has."""
+    return 0 if axis is None else jax.lax.axis_index(axis) * len(head)
 
 
 class Chunks:

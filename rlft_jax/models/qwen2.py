@@ -55,9 +55,10 @@ class Compute:
             "xla", few large products; "blockwise", a block of scores after another; "cudnn" on
             NVIDIA's GPUs; "splash" on TPUs. A policy's; encoders have their own.
         head_chunk: The most tokens that a device unembeds at once. The head's memory is about 3 x
-            head_chunk x V floats and two of its gradient, whatever the batch. Larger chunks are
-            faster; logits of a device's tokens, if no more, are kept for the gradient. If None, as
-            many as have logits of 512 MiB on CPUs, and of 2 GiB elsewhere; 256 for least memory.
+            head_chunk x V floats and two of its gradient, whatever the batch, and in bfloat16 a
+            copy of it. Larger chunks are faster; logits of a device's tokens, if no more, are kept
+            for the gradient. If None, as many as have logits of 512 MiB on CPUs, and of 2 GiB
+            elsewhere; 256 for least memory.
     """
 
     dtype: Dtype = "float32"

@@ -12,8 +12,8 @@ import jax
 
 from rlft_jax.config.derived import best_mode, reward_weights
 from rlft_jax.config.schema import MAY_DIFFER
-from rlft_jax.models.attention import on_mesh
 from rlft_jax.models.digest import digest
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.progress import is_first_process, progress, say
 from rlft_jax.rewards import RewardError
 from rlft_jax.rollout import Rollout

@@ -11,7 +11,7 @@ from rlft_jax.config.derived import answering, answers
 from rlft_jax.config.settings import settings_of
 from rlft_jax.data.problems import Problems, encode_problem
 from rlft_jax.metrics import Mean, Metrics, merged
-from rlft_jax.models.attention import on_mesh
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.runs.plan import Plan
 from rlft_jax.runs.sources import collation, policy_sampler
 from rlft_jax.sampling.settings import SamplingSettings

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlft_jax.batch import Batch
 from rlft_jax.logprobs import response_logprobs
-from rlft_jax.models.attention import on_mesh
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.rollout import Score
 from rlft_jax.runs import loading

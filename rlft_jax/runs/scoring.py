@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from rlft_jax.data.formatting import Formatter, Preset, TooLong
-from rlft_jax.models.attention import on_mesh
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.runs import reward_models
 from rlft_jax.runs.loading import Places, Structure

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlft_jax.models.attention import on_mesh
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.sampling import decoding
 from rlft_jax.sampling.filters import Filter
 from rlft_jax.sampling.settings import SamplingSettings

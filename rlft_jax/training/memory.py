@@ -72,7 +72,11 @@ def activation_bytes(
     if not has_logits:
         return activations
     chunk = min(compute.tokens_at_once(a.vocabulary), rows * tokens)
-    return activations | {"head": 3 * chunk * a.vocabulary * FLOAT}
+    # The head is whole for it where rows are dealt out, and so are its gradients.
+    is_cut = mesh.shape["fsdp"] > 1
+    copies = size * (is_cut or size < FLOAT) + FLOAT * is_cut
+    head = a.vocabulary * a.width // mesh.shape["tensor"]
+    return activations | {"head": 3 * chunk * a.vocabulary * FLOAT + copies * head}
 
 
 def cache_bytes(a: qwen2.Architecture, compute: Compute, *, rows: int, tokens: int) -> int:

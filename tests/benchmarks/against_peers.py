@@ -4,6 +4,8 @@ r"""Times a peer's training and ours in turn, pair by pair, and prints the ratio
     ... --what=sft --ours=--config.model.dtype=bfloat16
     ... --what=sft --data=train.jsonl.gz --tokens=512
     ... --what=rloo --batch=16 --responses=8 --new=128 --mean_length=40
+    ... --what=decode --peer=transformers --shape=qwen2.5-0.5b --batch=16 --steps=3 \
+        --ours=--config.sampling.dtype=bfloat16
 
 Both learn from the same files: those of `rlft bench` without a config, or, with --data, a tokenizer
 of the texts in a JSONL file and their rows of prompt and completion, question and answer, or
@@ -43,6 +45,7 @@ RATES = {
     "dpo": "samples_per_second",
     "reward": "samples_per_second",
     "rloo": "new_tokens_per_second",
+    "decode": "new_tokens_per_second",
 }
 CONFIG = """\
 from pathlib import Path
@@ -75,8 +78,9 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
     """Writes model and data; returns the config of our side."""
     shape = workloads.SHAPES[arguments.shape]
+    kind = "rloo" if arguments.what == "decode" else arguments.what
     workloads.write(
-        arguments.what,
+        kind,
         folder,
         shape,
         prompts=arguments.batch,
@@ -86,7 +90,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
     changes: dict[str, Any] = {"batch": {"prompts": arguments.batch, "tokens": arguments.row}}
     if arguments.mean_length is not None:
         plant_stop(folder / "model", arguments.mean_length)
-    if arguments.what == "rloo":
+    if kind == "rloo":
         changes["rollout"] = {"responses": arguments.responses}
         changes["sampling"] = {"max_new_tokens": arguments.new}
     if arguments.data is not None:
@@ -100,7 +104,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> Path:
         changes["data"] = {"loss_on": "assistant"}
         changes["batch"] |= {"packed": True, "prompts": arguments.prompts or arguments.batch}
     config = folder / "config.py"
-    config.write_text(CONFIG.format(what=arguments.what, folder=str(folder), changes=changes))
+    config.write_text(CONFIG.format(what=kind, folder=str(folder), changes=changes))
     return config
 
 
@@ -138,6 +142,8 @@ def plant_stop(folder: Path, mean: float) -> None:
 def ours(config: Path, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Figures of `rlft bench`."""
     flags = [f"--what={arguments.what}", f"--config={config}", f"--json={out}"]
+    if arguments.what == "decode":
+        flags.append(f"--rows={arguments.batch}")
     return figures([*RLFT, "bench", *flags, f"--steps={arguments.steps}", *arguments.ours], out)
 
 
@@ -183,7 +189,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--what", choices=tuple(RATES), required=True)
-    parser.add_argument("--peer", default="trl", choices=("trl", "tunix"))
+    parser.add_argument("--peer", default="trl", choices=("trl", "tunix", "transformers"))
     parser.add_argument("--peer_python", required=True, help="of an environment with the peer")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="that count, of each run")
@@ -203,8 +209,12 @@ def main() -> None:
         parser.error("--mean_length plants the stop of completions: only for --what=rloo")
     if arguments.row is not None and arguments.what not in ("rloo", "reward"):
         parser.error("--row is of groups and pairs: only for --what=rloo and --what=reward")
+    if (arguments.what == "decode") != (arguments.peer == "transformers"):
+        parser.error("--what=decode is beside --peer=transformers, and nothing else is")
     if arguments.peer == "tunix" and (arguments.what == "reward" or arguments.data is not None):
         parser.error("Tunix trains no reward models, and its rows are full: no --data")
+    if arguments.what == "decode":
+        arguments.tokens, arguments.row = workloads.PROMPT, workloads.PROMPT + arguments.new
     arguments.batch = arguments.batch or (2 if arguments.what == "rloo" else 8)
     group = workloads.POSED + arguments.responses * (arguments.new + 1)
     rows = {"rloo": group, "reward": 3 * arguments.tokens // 2}

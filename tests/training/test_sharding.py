@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from rlft_jax.models.on_mesh import on_mesh
 from rlft_jax.objectives import dpo, rloo, sft
 from rlft_jax.training.feeding import Feed
 from rlft_jax.training.optimizer import adamw
@@ -59,7 +60,9 @@ def two_steps(objective: str, adapter: str, mesh=None) -> tuple[TrainState, dict
         where = shardings(state, mesh)
         state = jax.device_put(state, where)
         frozen = jax.device_put(frozen, shardings(frozen, mesh))
-        compiled = jax.jit(step, out_shardings=(where, None), compiler_options=tiny.QUICKLY)
+        compiled = jax.jit(
+            on_mesh(mesh, step), out_shardings=(where, None), compiler_options=tiny.QUICKLY
+        )
     for _ in range(2):
         state, metrics = compiled(state, frozen, batch)
     return state, metrics
