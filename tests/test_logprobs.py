@@ -213,14 +213,23 @@ def test_only_responses_have_response_logprobs():
     assert ((np.asarray(found) != 0) == batch.is_response).all()
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 1.1), ("bfloat16", 1.6)])
-def test_the_head_of_qwen_takes_little_memory(dtype, most):
+@pytest.mark.parametrize(
+    ("dtype", "head_chunk", "most"),
+    [
+        ("float32", None, 1.1),
+        ("bfloat16", None, 1.6),  # it has a copy of the head, 0.25 GiB
+        ("float32", 256, 0.75),
+        ("bfloat16", 256, 1.0),
+    ],
+)
+def test_the_head_of_qwen_takes_little_memory(dtype, head_chunk, most):
     """Compiled only: 8 rows of 1,024 tokens, a vocabulary of 151,936 and a width of 896."""
     V, D, R, T = 151_936, 896, 8, 1024
     architecture = Architecture(
         vocabulary=V, width=D, layers=1, heads=1, kv_heads=1, feed_forward=1, head_width=2
     )
-    make = lambda: Qwen2(architecture, compute=Compute(dtype=dtype), rngs=nnx.Rngs(0))
+    compute = Compute(dtype=dtype, head_chunk=head_chunk)
+    make = lambda: Qwen2(architecture, compute=compute, rngs=nnx.Rngs(0))
     graph, params = nnx.split(nnx.eval_shape(make))
     hidden = jax.ShapeDtypeStruct((R, T, D), dtype)
     targets = jax.ShapeDtypeStruct((R, T), jnp.int32)

@@ -4,8 +4,8 @@ r"""Times a peer's training and ours in turn, pair by pair, and prints the ratio
     ... --what=sft --ours=--config.model.dtype=bfloat16
     ... --what=sft --data=train.jsonl.gz --tokens=512
     ... --what=rloo --batch=16 --responses=8 --new=128 --mean_length=40
-    ... --what=decode --peer=transformers --shape=qwen2.5-0.5b --batch=16 --steps=3 \
-        --ours=--config.sampling.dtype=bfloat16
+    ... --what=decode --peer=transformers --shape=qwen2.5-0.5b --batch=16 --new=32 \
+        --steps=2 --ours=--config.sampling.dtype=bfloat16
 
 Both learn from the same files: those of `rlft bench` without a config, or, with --data, a tokenizer
 of the texts in a JSONL file and their rows of prompt and completion, question and answer, or
@@ -149,7 +149,8 @@ def ours(config: Path, arguments: argparse.Namespace, out: Path) -> dict[str, An
 
 def theirs(folder: Path, arguments: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Figures of the peer."""
-    names = ("what", "batch", "tokens", "new", "responses", "steps")
+    names = ["what", "batch", "tokens", "new", "steps"]
+    names += ["responses"] * (arguments.what != "decode")
     flags = [f"--{name}={getattr(arguments, name)}" for name in names]
     flags += [f"--folder={folder}", f"--json={out}", *arguments.theirs]
     is_text = arguments.what == "sft" and arguments.data is None
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--shape", default="small", choices=tuple(workloads.SHAPES))
     parser.add_argument("--batch", type=int, help="prompts of a step; 8, for RLOO 2")
     parser.add_argument("--prompts", type=int, help="prompts of a step of ours, with --data")
-    parser.add_argument("--tokens", type=int, default=256, help="the most tokens of a text")
+    parser.add_argument("--tokens", type=int, default=256, help="the most of a text, to train on")
     parser.add_argument("--row", type=int, help="tokens of a row of ours, where it is packed")
     parser.add_argument("--new", type=int, default=64, help="tokens to sample, for RLOO")
     parser.add_argument("--responses", type=int, default=4, help="to a prompt, for RLOO")
@@ -211,6 +212,8 @@ def main() -> None:
         parser.error("--row is of groups and pairs: only for --what=rloo and --what=reward")
     if (arguments.what == "decode") != (arguments.peer == "transformers"):
         parser.error("--what=decode is beside --peer=transformers, and nothing else is")
+    if arguments.data is not None and arguments.what != "sft":
+        parser.error("--data are rows to imitate: only for --what=sft")
     if arguments.peer == "tunix" and (arguments.what == "reward" or arguments.data is not None):
         parser.error("Tunix trains no reward models, and its rows are full: no --data")
     if arguments.what == "decode":

@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--json", type=Path, required=True)
     for name, default in (("batch", 16), ("tokens", 64), ("new", 64), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    arguments, _ = parser.parse_known_args()
+    arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.AutoModelForCausalLM.from_pretrained(arguments.folder / "model")
     model = model.to(device).eval()
