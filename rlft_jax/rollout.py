@@ -39,7 +39,7 @@ class Engine(NamedTuple):
         sample: Completions of prompts, `responses` each, by parameters, ids and the numbers
             that their randomness comes from.
         reward: Rewards of responses to problems, in all and by name.
-        old_score: Scores under the policy that sampled; None where nothing asks for it.
+        old_score: Scores under the policy that sampled; the sampler's own stand in if None.
         reference_score: Scores under the reference policy; None where nothing asks for it.
         select: Which responses are learned from; all where None.
         advantages: From rewards, response masks, old and reference log-probabilities; None where
@@ -168,12 +168,14 @@ class Rollout:
             responses = responses._replace(is_response=is_response)
         if engine.select is not None:
             responses = engine.select(responses)
-        if engine.old_score is not None:
-            responses = responses._replace(old_logprobs=engine.old_score(params, responses))
         if engine.reference_score is not None:
             scores = engine.reference_score(params, responses)
             responses = responses._replace(reference_logprobs=scores)
         if engine.advantages is not None:
+            old = responses.sampled_logprobs
+            if engine.old_score is not None:
+                old = engine.old_score(params, responses)
+            responses = responses._replace(old_logprobs=old)
             advantages = engine.advantages(
                 responses.rewards,
                 responses.is_response,

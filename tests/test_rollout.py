@@ -53,6 +53,13 @@ def scored(by: float):
     return lambda params, responses: np.where(responses.is_response, by, 0).astype(np.float32)
 
 
+def kl_alone(
+    rewards: np.ndarray, is_response: np.ndarray, old: np.ndarray, reference: np.ndarray, *_: Any
+) -> np.ndarray:
+    """Advantages that are the KL's estimates."""
+    return np.where(is_response, old - reference, 0)
+
+
 def engine(**changes: Any) -> Engine:
     parts = dict(
         encode=lambda problem: [problem.columns["number"], 7],
@@ -266,6 +273,15 @@ def test_a_single_update_needs_no_old_logprobs_for_its_ratio(shared, is_kept):
     """It compares the policy with itself: then the ratio is 1 to the last bit."""
     source = Rollout(stream(), engine(old_score=scored(-1.0)), responses=2, **shared)
     assert (draws(source, 1)[0].old_logprobs is not None) == is_kept
+
+
+def test_the_samplers_logprobs_stand_in_where_the_trainer_scores_nothing_again():
+    parts = dict(reference_score=scored(-1.0), advantages=kl_alone)
+    (drawn,) = draws(Rollout(stream(), engine(**parts), responses=2, updates=2), 1)
+    np.testing.assert_array_equal(drawn.old_logprobs, drawn.sampled_logprobs)
+    np.testing.assert_array_equal(
+        drawn.advantages, np.where(drawn.is_response, drawn.sampled_logprobs + 1, 0)
+    )
 
 
 @pytest.mark.parametrize("rollouts", [0, 2])

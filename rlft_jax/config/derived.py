@@ -73,12 +73,27 @@ def best_mode(config: Mapping[str, Any]) -> Mode:
 
 
 def needs_old(config: Mapping[str, Any]) -> bool:
-    """Whether rollouts are scored under the policy that sampled: to be compared with later."""
+    """Whether rollouts are compared later with the policy that sampled them."""
     rollout, advantages = config["rollout"], config["advantages"]
     if rollout is None or advantages is None:
         return False
-    is_reused = rollout["updates"] * rollout["minibatches"] > 1
-    return bool(is_reused or advantages["kl_weight"])
+    return bool(is_reused(rollout) or advantages["kl_weight"])
+
+
+def rescores(config: Mapping[str, Any]) -> bool:
+    """Whether the trainer scores rollouts under the policy that sampled them."""
+    if not needs_old(config):
+        return False
+    sampling, trainer = config["sampling"], config["model"]["dtype"]
+    if sampling["rescore"] is not None:
+        return sampling["rescore"]
+    is_exact = trainer == (sampling["dtype"] or trainer) == "float32"
+    return is_reused(config["rollout"]) or not is_exact
+
+
+def is_reused(rollout: Mapping[str, Any]) -> bool:
+    """Whether several updates share a rollout."""
+    return rollout["updates"] * rollout["minibatches"] > 1
 
 
 def needs_reference(config: Mapping[str, Any]) -> bool:

@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rlft_jax.config.derived import answers, at, group_size, is_rl, needs_reference, reward_weights
+from rlft_jax.config.derived import (
+    answers,
+    at,
+    group_size,
+    is_reused,
+    is_rl,
+    needs_old,
+    needs_reference,
+    rescores,
+    reward_weights,
+)
 from rlft_jax.data import row_forms
 
 # Gives the value that a dotted setting has where nobody wrote it.
@@ -91,6 +101,17 @@ IDLE = [
         tuple(f"objective.{clip}" for clip in CLIPS),
         lambda c: c["objective"].get("ratio") == "none",
         "with config.objective.ratio = 'none'",
+    ),
+    Idle(
+        ("sampling.rescore",),
+        lambda c: is_rl(c) and not needs_old(c),
+        "where nothing is compared with the policy that sampled (config.advantages.kl_weight,"
+        " config.rollout.updates, config.rollout.minibatches)",
+    ),
+    Idle(
+        ("objective.importance_cap",),
+        lambda c: needs_old(c) and is_reused(c["rollout"]) and not rescores(c),
+        "where the sampler's log-probabilities stand in (config.sampling.rescore is False)",
     ),
     Idle(
         ("advantages.kl_after_baseline", "advantages.kl_limit"),

@@ -102,6 +102,10 @@ class Sampling:
         chunk: Tokens between two looks at who has finished.
         dtype: What to compute in, from a copy of the weights, while these stay what they are; as
             `config.model.dtype` says if None.
+        rescore: Whether the trainer scores a rollout once more before it learns from it, for the KL
+            in rewards or advantages and for the ratios of later updates; the sampler's own
+            log-probabilities stand in otherwise. If None, it does where these differ by more than
+            float32's rounding (either computes in bfloat16), or several updates share a rollout.
     """
 
     max_new_tokens: int
@@ -110,6 +114,7 @@ class Sampling:
     batch_rows: int = SamplingSettings.batch_rows
     chunk: int = SamplingSettings.chunk
     dtype: Dtype | None = None
+    rescore: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
-from rlft_jax.config.derived import needs_old
+from rlft_jax.config.derived import rescores
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.reward_rows import texts_of
@@ -112,12 +112,12 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     config, tokenizer = plan.config, plan.policy.tokenizer
     assert plan.reward is not None
     how = dict(config["sampling"])
-    dtype = how.pop("dtype")
+    dtype, _ = how.pop("dtype"), how.pop("rescore")
     settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **how)
     sample = policy_sampler(plan, frozen, settings, dtype)
     advantages, selection = config["advantages"], config["selection"]
     old_score = None
-    if needs_old(config):
+    if rescores(config):
         old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),

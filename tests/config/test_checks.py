@@ -58,6 +58,16 @@ REFUSED = {
         dict(**EVALUATED, evaluation__samples=2, evaluation__temperature=0.0),
         r"samples = 2 at config\.evaluation\.temperature = 0 would all be the same",
     ),
+    "a second score that nothing asks for": (
+        rloo,
+        dict(sampling__rescore=True),
+        r"config\.sampling\.rescore = True has no effect where nothing is compared with the policy",
+    ),
+    "a cap on ratios that are all 1": (
+        rloo,
+        dict(rollout__updates=2, sampling__rescore=False, objective__importance_cap=2.0),
+        r"importance_cap = 2\.0 has no effect where the sampler's log-probabilities stand in",
+    ),
     "an empty stop string": (rloo, dict(sampling__stop_strings=("a", "")), "holds an empty text"),
     "a warm-up without end": (
         sft,

@@ -48,9 +48,15 @@ def test_rollouts_in_half_precision_leave_the_masters_what_they_are(made, adapte
     ("changes", "is_scored"),
     [
         ({}, False),
-        ({"advantages__kl_weight": 0.1}, True),
         ({"rollout__updates": 2}, True),
+        ({"rollout__updates": 2, "sampling__rescore": False}, False),
+        ({"advantages__kl_weight": 0.1}, False),
+        ({"advantages__kl_weight": 0.1, "sampling__rescore": True}, True),
+        ({"advantages__kl_weight": 0.1, "sampling__dtype": "bfloat16"}, True),
+        ({"advantages__kl_weight": 0.1, "model__dtype": "bfloat16"}, True),
     ],
 )
-def test_the_trainer_scores_what_it_compares_with_later(made, changes, is_scored):
+def test_the_trainer_scores_what_it_compares_with_where_the_sampler_rounds_otherwise(
+    made, changes, is_scored
+):
     assert (made(**changes)[0].old_score is not None) == is_scored
