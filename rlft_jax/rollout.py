@@ -56,12 +56,25 @@ class Engine(NamedTuple):
     reference_score: Score | None = None
 
 
+class Sampled(NamedTuple):
+    """Responses that have not been rewarded yet.
+
+    Attributes:
+        position: Of the problems before these.
+    """
+
+    position: dict[str, Any]
+    problems: tuple[Problem, ...]
+    prompts: list[list[int]]
+    groups: list[list[Completion]]
+
+
 class Rollout:
     """Samples responses to the problems of a batch and rewards them; then deals them out.
 
     A rollout lasts for `updates` x `minibatches` steps. What is left of it is part of the state,
-    so a run may stop between any two of them. Which prompts share a minibatch does not depend on
-    the number of processes.
+    and so is what has been sampled for the next, so a run may stop between any two of them. Which
+    prompts share a minibatch does not depend on the number of processes.
 
     Args:
         problems: This process' problems of each rollout, in batches.
@@ -76,6 +89,9 @@ class Rollout:
         length_penalty: Reward lost per token of a response.
         normalize_rewards: Whether rewards are brought to mean 0 and deviation 1, as all rewards of
             the run so far have them, before penalties.
+        overlap: Whether the next rollout is sampled before the last step of this one, not after it,
+            so that the host rewards it while the devices do that step. It is then one step
+            off-policy (Noukhovitch et al., 2024, arXiv:2410.18252).
     """
 
     def __init__(
@@ -92,30 +108,30 @@ class Rollout:
         missing_stop_penalty: float = 0.0,
         length_penalty: float = 0.0,
         normalize_rewards: bool = False,
+        overlap: bool = False,
     ):
         self.table: list[dict[str, Any]] = []  # the last rollout's texts, for people to read
         self._problems, self._engine = problems, engine
         self._process, self._processes = process, processes
         self._group_size, self._updates, self._minibatches = responses, updates, minibatches
         self._mask_truncated, self._normalizes = mask_truncated, normalize_rewards
+        self._overlaps = overlap
         self._stop_penalty, self._length_penalty = missing_stop_penalty, length_penalty
         self._seen = Moments()
         self._rollouts, self._used = 0, 0
+        self._ahead: Sampled | None = None
         self._pending: Responses | None = None
         self._metrics: dict[str, np.float32] = {}  # of the rollout in use
 
     def next(self, params: Params, step: int) -> Draw:
         """The next minibatch, of a new rollout by `params` when the last one is used up.
 
-        Whatever a reward raises, the source stays where it was.
+        Whatever a reward raises, what it was to reward is not lost.
         """
         if self._pending is None:
-            position = self._problems.get_state()
-            try:
-                self._pending, self._metrics = self._roll_out(params)
-            except BaseException:
-                self._problems.set_state(position)
-                raise
+            self._ahead = self._ahead or self._sampled(params)
+            self._pending, self._metrics = self._rewarded(params, self._ahead)
+            self._ahead = None
         prompts, number = len(self._pending.tokens), self._used % self._minibatches
         assert prompts % self._minibatches == 0, (prompts, self._minibatches)
         # Dealt in turns: a process' first prompt goes to minibatch 0, whichever process it is.
@@ -123,13 +139,17 @@ class Rollout:
         self._used += 1
         if self._used == self._updates * self._minibatches:
             self._pending, self._used = None, 0
+            if self._overlaps:
+                self._ahead = self._sampled(params)
         return Draw(part, self._metrics)
 
     def state(self) -> dict[str, Any]:
-        """Position among the problems, and what is left of the last rollout."""
+        """Position among the problems, what is left of the last rollout, and of the next."""
         fields = {} if self._pending is None else self._pending._asdict()
+        ahead = self._ahead
         return {
-            "problems": self._problems.get_state(),
+            "problems": self._problems.get_state() if ahead is None else ahead.position,
+            "ahead": {} if ahead is None else flattened(ahead.groups),
             "rollouts": self._rollouts,
             "seen": list(self._seen),
             "used": self._used,
@@ -141,20 +161,34 @@ class Rollout:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on exactly where `state` was taken."""
         self._problems.set_state(state["problems"])
+        self._ahead = None
+        if state["ahead"]:
+            self._ahead = self._posed()._replace(groups=unflattened(**state["ahead"]))
         self._rollouts, self._used = state["rollouts"], state["used"]
         self._seen = Moments(*state["seen"])
         self._pending = Responses(**state["pending"]) if state["pending"] else None
         self._metrics = state["metrics"]
         self.table = state["table"]
 
-    def _roll_out(self, params: Params) -> tuple[Responses, dict[str, np.float32]]:
-        engine, G = self._engine, self._group_size
-        problems = next(self._problems)
-        prompts = [engine.encode(problem) for problem in problems]
+    def _posed(self) -> Sampled:
+        """The next problems, without responses."""
+        position, problems = self._problems.get_state(), next(self._problems)
+        return Sampled(position, problems, [self._engine.encode(p) for p in problems], [])
+
+    def _sampled(self, params: Params) -> Sampled:
+        """The next problems, with responses."""
+        posed = self._posed()
         # Numbered over all processes, so that their number does not matter.
-        first = (self._rollouts * self._processes + self._process) * len(problems)
-        numbers = [(first + i) % 2**32 for i in range(len(problems))]
-        groups = engine.sample(params, prompts, G, numbers)
+        first = (self._rollouts * self._processes + self._process) * len(posed.problems)
+        numbers = [(first + i) % 2**32 for i in range(len(posed.problems))]
+        groups = self._engine.sample(params, posed.prompts, self._group_size, numbers)
+        return posed._replace(groups=groups)
+
+    def _rewarded(
+        self, params: Params, sampled: Sampled
+    ) -> tuple[Responses, dict[str, np.float32]]:
+        engine, G = self._engine, self._group_size
+        _, problems, prompts, groups = sampled
         texts = [engine.decode(c.tokens.tolist()) for group in groups for c in group]
         rewards, parts = engine.reward([p for p in problems for _ in range(G)], texts)
         rewards = rewards.reshape(-1, G).astype(np.float32)
@@ -185,7 +219,7 @@ class Rollout:
             )
             responses = responses._replace(advantages=advantages)
         if self._updates * self._minibatches == 1:
-            # The only update scores the policy that sampled itself: then the ratio is exactly 1.
+            # The only update compares the policy with itself: then the ratio is exactly 1.
             responses = responses._replace(old_logprobs=None)
         self._rollouts += 1
         # Of a selection it is not known whose the advantages are.
@@ -269,6 +303,31 @@ def gathered(prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Complet
     sampled = np.zeros(responses.tokens.shape, np.float32)
     sampled[responses.is_response] = np.concatenate([c.logprobs for g in groups for c in g])
     return responses._replace(sampled_logprobs=sampled)
+
+
+def flattened(groups: Sequence[Sequence[Completion]]) -> dict[str, np.ndarray]:
+    """Completions as arrays, end to end."""
+    completions = [c for group in groups for c in group]
+    return {
+        "tokens": np.concatenate([c.tokens for c in completions]),
+        "logprobs": np.concatenate([c.logprobs for c in completions]),
+        "lengths": np.array([[len(c.tokens) for c in group] for group in groups]),
+        "is_finished": np.array([[c.is_finished for c in group] for group in groups]),
+    }
+
+
+def unflattened(
+    tokens: Int[np.ndarray, " n"],
+    logprobs: Float[np.ndarray, " n"],
+    lengths: Int[np.ndarray, "B G"],
+    is_finished: Bool[np.ndarray, "B G"],
+) -> list[list[Completion]]:
+    """The inverse of `flattened`."""
+    ends = lengths.cumsum()[:-1]
+    parts = zip(np.split(tokens, ends), np.split(logprobs, ends), is_finished.ravel().tolist())
+    completions = [Completion(*part) for part in parts]
+    G = lengths.shape[1]
+    return [completions[start : start + G] for start in range(0, len(completions), G)]
 
 
 def rollout_metrics(

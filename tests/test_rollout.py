@@ -108,8 +108,9 @@ def test_a_rollout_holds_what_was_sampled():
     assert [row["reward"] for row in source.table] == made.rewards.ravel()[:8].tolist()
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("stop", range(8))
-def test_a_rollout_goes_on_where_it_was_stopped(stop):
+def test_a_rollout_goes_on_where_it_was_stopped(stop, overlap):
     """Also between two updates, and between two minibatches, of one rollout."""
     make = lambda: Rollout(
         stream(),
@@ -117,6 +118,7 @@ def test_a_rollout_goes_on_where_it_was_stopped(stop):
         responses=2,
         updates=2,
         minibatches=2,
+        overlap=overlap,
     )
     expected = draws(make(), 10)
     source = make()
@@ -285,7 +287,7 @@ def test_the_samplers_logprobs_stand_in_where_the_trainer_scores_nothing_again()
 
 
 @pytest.mark.parametrize("rollouts", [0, 2])
-def test_a_reward_that_fails_leaves_the_source_where_it_was(rollouts):
+def test_what_a_reward_failed_on_is_not_lost(rollouts):
     broken = False
 
     def fails(problems, texts):
@@ -295,14 +297,33 @@ def test_a_reward_that_fails_leaves_the_source_where_it_was(rollouts):
 
     source = Rollout(stream(), engine(reward=fails), responses=2)
     draws(source, rollouts)
-    before, broken = source.state(), True
+    broken = True
     with pytest.raises(ValueError, match="verifier"):
-        source.next(PARAMS, 1)
-    assert source.state() == before
-    # Mended, it poses the same problems to the same requests again.
+        draws(source, 1, first=rollouts)
+    # Mended, it rewards the same responses, whatever the policy has become.
     broken = False
+    resumed = Rollout(stream(), engine(reward=fails), responses=2)
+    resumed.restore(source.state())
     expected = draws(Rollout(stream(), engine(), responses=2), rollouts + 1)[-1:]
-    assert_same(draws(source, 1, first=rollouts), expected)
+    assert_same(draws(source, 1, first=7), expected)
+    assert_same(draws(resumed, 1, first=7), expected)
+    assert_same(draws(resumed, 1, first=8), draws(source, 1, first=8))
+
+
+def test_an_overlapping_rollout_is_sampled_a_step_before_it_is_learned_from():
+    """Rewards and scores come when it is: those of the policy that learns."""
+    by = lambda params, responses: scored(-float(params))(params, responses)
+    how = dict(responses=2, updates=2)
+    ahead = draws(Rollout(stream(), engine(old_score=by), overlap=True, **how), 6)
+    turned = lambda steps: [np.asarray(ahead[i].old_logprobs).min() for i in steps]
+    assert turned([0, 2, 4]) == [0, -2, -4]
+    # The same problems and request numbers, sampled by the policies of steps 0, 1 and 3.
+    alone = Rollout(stream(), engine(), **how)
+    for step, policy in ((0, 0), (2, 1), (4, 3)):
+        expected = draws(alone, 1, first=policy)[0]
+        draws(alone, 1)
+        for name in ("tokens", "sampled_logprobs", "rewards"):
+            np.testing.assert_array_equal(getattr(ahead[step], name), getattr(expected, name))
 
 
 def test_running_moments_are_those_of_all_numbers():

@@ -254,9 +254,19 @@ def _objective(config: dict[str, Any]) -> Iterator[str]:
         yield from reward_data.unused(objective["loss"], config["data"])
 
 
+def _overlap(config: dict[str, Any]) -> Iterator[str]:
+    is_behind = at(config, "rollout.overlap") and config["objective"]["name"] == "rloo"
+    if is_behind and config["objective"]["importance_cap"] is None:
+        yield (
+            "config.rollout.overlap = True learns from responses of the policy a step before;"
+            " set config.objective.importance_cap, such as 2.0, to weigh them by how likely they"
+            " have become."
+        )
+
+
 # Each tells what is wrong between settings that are each right. They are asked one by one, so that
 # a setting that could not be read silences no more than those that need it.
 CHECKS = (
     *(_length, _ranges, _task, _needs, _data, _objective, _selection, _shapes),
-    *(_answers, _adapter, _metric),
+    *(_answers, _adapter, _metric, _overlap),
 )

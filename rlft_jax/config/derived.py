@@ -88,7 +88,7 @@ def rescores(config: Mapping[str, Any]) -> bool:
     if sampling["rescore"] is not None:
         return sampling["rescore"]
     is_exact = trainer == (sampling["dtype"] or trainer) == "float32"
-    return is_reused(config["rollout"]) or not is_exact
+    return is_reused(config["rollout"]) or config["rollout"]["overlap"] or not is_exact
 
 
 def is_reused(rollout: Mapping[str, Any]) -> bool:

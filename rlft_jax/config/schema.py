@@ -105,7 +105,8 @@ class Sampling:
         rescore: Whether the trainer scores a rollout once more before it learns from it, for the KL
             in rewards or advantages and for the ratios of later updates; the sampler's own
             log-probabilities stand in otherwise. If None, it does where these differ by more than
-            float32's rounding (either computes in bfloat16), or several updates share a rollout.
+            float32's rounding (either computes in bfloat16, or the sampler is a step behind), or
+            several updates share a rollout.
     """
 
     max_new_tokens: int

@@ -63,6 +63,11 @@ REFUSED = {
         dict(sampling__rescore=True),
         r"config\.sampling\.rescore = True has no effect where nothing is compared with the policy",
     ),
+    "stale responses that count in full": (
+        rloo,
+        dict(rollout__overlap=True),
+        r"config\.rollout\.overlap = True learns from responses of the policy a step before; set",
+    ),
     "a cap on ratios that are all 1": (
         rloo,
         dict(rollout__updates=2, sampling__rescore=False, objective__importance_cap=2.0),

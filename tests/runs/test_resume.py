@@ -27,8 +27,13 @@ MAKE: dict[str, Callable[..., Any]] = {
     "sft measured first": lambda tiny, **more: tiny.sft(
         data__holdout=8, every__evaluate=3, every__evaluate_first=True, every__log=4, **more
     ),
-    "rloo with adapters": lambda tiny, **more: tiny.rloo(
-        steps=8, **SHARED_ROLLOUT, lora__rank=4, **more
+    "rloo of adapters that overlaps": lambda tiny, **more: tiny.rloo(
+        steps=8,
+        **SHARED_ROLLOUT,
+        lora__rank=4,
+        rollout__overlap=True,
+        objective__importance_cap=2.0,
+        **more,
     ),
 }
 
@@ -63,7 +68,7 @@ def run_until(step: int, config: Any, workdir: Path, monkeypatch: pytest.MonkeyP
         ("sft measured first", 3, 3),  # between two steps whose tokens are logged
         ("rloo", 1, 1),  # between two minibatches of a rollout
         ("rloo", 3, 2),  # between its two updates, the second of which is not saved whole
-        ("rloo with adapters", 4, 4),  # when it is used up
+        ("rloo of adapters that overlaps", 4, 4),  # when it is used up, and the next is sampled
     ],
 )
 def test_a_run_that_stops_anywhere_ends_as_if_it_had_not(
