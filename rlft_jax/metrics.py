@@ -126,3 +126,6 @@ class Count(NamedTuple):
     def value(self) -> int:
         """The number, on the host."""
         return int(self.high) << 32 | int(self.low)
+
+
+StepMetrics: TypeAlias = Mapping[str, Metric | Count]

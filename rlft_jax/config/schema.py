@@ -205,7 +205,8 @@ class Stop:
 
     Attributes:
         patience: Evaluations in a row without a better `config.keep.metric`; 0 for no end.
-        skipped: Updates in a row that were left out because they were not finite.
+        skipped: Updates in a row that were left out because they were not finite; looked at as
+            seldom, so that no step waits for it.
         watch: A reward of `config.reward.functions` that ends a rollout's run when it gets worse
             (falls; or rises, if its weight is negative) while the reward in all rises, as where a
             policy cheats a learned reward. Give it weight 0.

@@ -1,5 +1,6 @@
 """What happens after a step besides the next one: logs, evaluations, checkpoints, the end."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -27,36 +28,39 @@ def is_due(step: int, every: int, last: int = 0) -> bool:
 
 
 def log(report: Report | None, advance: Advance, *, tokens: int, every: int, steps: int) -> Hook:
-    """Writes metrics, and how fast it goes.
+    """Writes metrics, and how fast it goes; a step late, for no device to wait meanwhile.
 
     Args:
         tokens: Trained on by the steps before this start of the run.
     """
     since, taken, known = time.monotonic(), 0, tokens
 
+    def tell(step: int, steps: int, values: Mapping[str, float]) -> None:
+        nonlocal since, known
+        assert report is not None
+        tokens, now = int(values["num_tokens"]), time.monotonic()
+        report.timings(
+            step,
+            {
+                "step_time": (now - since) / steps,
+                "tokens_per_second": (tokens - known) / (now - since),
+            },
+        )
+        since, known = now, tokens
+        shown = [f"{name} {values[name]:.3g}" for name in SHOWN if name in values]
+        advance(1, note="  ".join(shown))
+
     def hook(progress: Progress) -> None:
-        nonlocal since, taken, known
+        nonlocal taken
         taken += 1
         if not is_due(progress.step, every, steps):
             advance(1)
             return
-        if report is None:
-            return
-        so_far = {"num_tokens": progress.state.tokens}
-        values = report.metrics(
-            progress.step, {**progress.metrics, **progress.source_metrics, **so_far}
-        )
-        tokens, now = int(values["num_tokens"]), time.monotonic()
-        report.timings(
-            progress.step,
-            {
-                "step_time": (now - since) / taken,
-                "tokens_per_second": (tokens - known) / (now - since),
-            },
-        )
-        since, taken, known = now, 0, tokens
-        shown = [f"{name} {values[name]:.3g}" for name in SHOWN if name in values]
-        advance(1, note="  ".join(shown))
+        if report is not None:
+            told = functools.partial(tell, progress.step, taken)
+            found = {**progress.metrics, **progress.source_metrics}
+            report.metrics_later(progress.step, found, told)
+        taken = 0
 
     return hook
 
@@ -234,7 +238,7 @@ def end(
         if preemption.should_stop(progress.step):
             saver.save()
             raise SystemExit(EXIT_PREEMPTED)
-        if is_due(progress.step, log_every or skipped, steps):
+        if is_due(progress.step, skipped, steps):  # to look is to wait for the devices
             in_a_row = int(progress.state.skipped[1])
             if in_a_row >= skipped:
                 saver.save()

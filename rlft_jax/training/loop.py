@@ -5,11 +5,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlft_jax.metrics import Metrics
+from rlft_jax.metrics import StepMetrics
 from rlft_jax.training.feeding import Padded
 from rlft_jax.training.step import AnyBatch, Params, TrainState
 
-Step = Callable[[TrainState, AnyBatch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, AnyBatch], tuple[TrainState, StepMetrics]]
 
 
 class Draw(NamedTuple):
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
 
     step: int
     state: TrainState
-    metrics: Metrics
+    metrics: StepMetrics
     source_metrics: Mapping[str, np.number]
 
 

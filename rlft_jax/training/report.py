@@ -1,7 +1,7 @@
 """Where the numbers of a run go: JSON lines, TensorBoard and, if asked, Weights & Biases."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,12 +41,30 @@ class Report:
         self._metrics = JsonLines(run.metrics, after=after)
         self._timings = JsonLines(run.timings, after=after)
         self._samples = JsonLines(run.samples, after=after)
+        self._waiting: Callable[[], None] | None = None
+
+    def metrics_later(
+        self, step: int, metrics: Values, told: Callable[[dict[str, float]], None]
+    ) -> None:
+        """Logs what a step computed once there is something more to log, or to `sync`.
+
+        The devices that are still at it then have a next step to go on with.
+
+        Args:
+            told: Called with the plain numbers when they are known.
+        """
+        self._told()
+        for array in jax.tree.leaves(dict(metrics)):
+            if isinstance(array, jax.Array):
+                array.copy_to_host_async()
+        self._waiting = lambda: told(self.metrics(step, metrics))
 
     def metrics(self, step: int, metrics: Values) -> dict[str, float]:
         """Logs what a step computed, and returns it as plain numbers.
 
         No wall-clock value belongs here: two runs of one config write the same bytes.
         """
+        self._told()
         values = numbers(metrics)
         self._metrics.append(step, as_json(values))
         self._show(step, values)
@@ -72,6 +90,7 @@ class Report:
 
     def sync(self) -> None:
         """Returns once all that was logged is on the disk."""
+        self._told()
         for log in (self._metrics, self._timings, self._samples):
             log.sync()
         if self._tensorboard:
@@ -79,12 +98,19 @@ class Report:
 
     def close(self) -> None:
         """Ends the report, with everything on the disk."""
+        self._told()
         for log in (self._metrics, self._timings, self._samples):
             log.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
+
+    def _told(self) -> None:
+        """Logs what waits."""
+        if self._waiting is not None:
+            tell, self._waiting = self._waiting, None
+            tell()
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if self._tensorboard:

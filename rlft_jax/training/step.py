@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Int, PyTree
 
 from rlft_jax.batch import Batch
-from rlft_jax.metrics import Count, Mean, Metrics, merged
+from rlft_jax.metrics import Count, Mean, Metrics, StepMetrics, merged
 from rlft_jax.texts import TextBatch
 from rlft_jax.training.optimizer import Optimizer
 
@@ -57,7 +57,7 @@ def train_step(
     optimizer: Optimizer,
     seed: int,
     dropout: bool = False,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, StepMetrics]:
     """Takes one optimiser step on the mean loss over all micro-batches.
 
     Pure: jit it, donate `state`, shard it as you like. The gradient does not depend on how the
@@ -108,7 +108,9 @@ def train_step(
     params, opt_state = _choose(is_finite, (params, opt_state), before)
     skipped = jnp.where(is_finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
     tokens = state.tokens.plus(_tokens(batch))
-    return TrainState(state.step + 1, params, opt_state, skipped, tokens), metrics
+    # Given beside the state, whose buffers are the next step's by the time that they are looked at.
+    told = {**metrics, "num_tokens": tokens}
+    return TrainState(state.step + 1, params, opt_state, skipped, tokens), told
 
 
 def score_step(

@@ -1,11 +1,18 @@
 """Facts about what happens after a step."""
 
 import math
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from rlft_jax.training.hooks import History, Watch
+from rlft_jax.metrics import Count, Mean
+from rlft_jax.training.hooks import History, Watch, log
+from rlft_jax.training.loop import Progress
+from rlft_jax.training.report import Report
 from rlft_jax.training.retention import Mode
+from rlft_jax.training.run_directory import RunDirectory
+from tests.tiny_run import lines
 
 
 def watching(
@@ -15,6 +22,30 @@ def watching(
     for reward, judged in zip(trained, held_out, strict=True):
         watch.add({"reward": float(reward), "rewards/judge/mean": float(judged)})
     return watch
+
+
+def test_metrics_are_looked_at_when_the_devices_have_a_next_step(tmp_path):
+    """Nothing waits for a step's numbers before the next is on its way; none come out of order."""
+    directory, notes = RunDirectory(tmp_path), []
+    report = Report(directory, tensorboard=False)
+    hook = log(report, lambda _, note="": notes.append(note), tokens=0, every=1, steps=9)
+    written = lambda: [line["step"] for line in lines(directory.metrics)]
+    metrics = lambda step: {"loss": Mean.of(jnp.ones(2)), "num_tokens": Count.zero()}
+    state: Any = None  # the next step has its buffers
+    for step in (1, 2, 3):
+        hook(Progress(step, state, metrics(step), {}))
+        assert written() == list(range(1, step))
+    assert notes == ["loss 1"] * 2
+    report.metrics(3, {"eval_loss": 2.0})
+    assert [sorted(line) for line in lines(directory.metrics)[2:]] == [
+        ["loss", "num_tokens", "step"],
+        ["eval_loss", "step"],
+    ]
+    hook(Progress(4, state, metrics(4), {}))
+    report.sync()
+    assert written() == [1, 2, 3, 3, 4]
+    assert [line["step"] for line in lines(directory.timings)] == [1, 2, 3, 4]
+    report.close()
 
 
 def test_a_reward_that_rises_while_the_watched_one_falls_is_cheated():
