@@ -10,6 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+# Of more rows a last one that is not full is a small part.
+FEW_ROWS = 3
+# Rows of other sizes are not cut shorter: kernels like round ones.
+ROW_MULTIPLE = 64
+
 
 class Packing(NamedTuple):
     """Where each of `[B, G]` responses lies in `[M, R, T]` rows.
@@ -145,7 +150,8 @@ def first_fit(
 
     Args:
         lengths: Tokens of each response, its prompt included; 0 for none.
-        tokens: Tokens of a row if `packed`, otherwise the most that a row may have.
+        tokens: The most that a row may have. If `packed` it has as many, or where a few rows are
+            enough three quarters or half, if there is less padding then.
         micro_batches: M; must divide B.
         packed: Whether responses share rows.
         shared: Leading tokens of each prompt that its responses share if `packed`; nothing is
@@ -180,18 +186,21 @@ def first_fit(
     zeros = np.zeros_like(lengths)
     packing = Packing(micro_batch, zeros, zeros, segment, lengths, zeros, zeros, (0, 0, 0))
     if packed:
-        T, packing = tokens, _filled(packing, shared, tokens, micro_batches)
-        needed = int(packing.row.max()) + 1
-    else:
-        T, needed = min(bucket(int(lengths.max()), 8), tokens), P * G
-        packing = packing._replace(row=segment - 1 - process * P * G)
-    return packing._replace(shape=(micro_batches, bucket(needed, multiple), T))
+        filled = [_filled(packing, shared, tokens, micro_batches, multiple)]
+        if filled[0].row.max() < FEW_ROWS:
+            shorter = [T for T in (3 * tokens // 4, tokens // 2) if lengths.max() <= T]
+            shorter = [T for T in shorter if T % ROW_MULTIPLE == 0]
+            filled += [_filled(packing, shared, T, micro_batches, multiple) for T in shorter]
+        return min(filled, key=lambda packing: packing.shape[1] * packing.shape[2])
+    packing = packing._replace(row=segment - 1 - process * P * G)
+    T = min(bucket(int(lengths.max()), 8), tokens)
+    return packing._replace(shape=(micro_batches, bucket(P * G, multiple), T))
 
 
 def _filled(
-    packing: Packing, shared: np.ndarray | None, tokens: int, micro_batches: int
+    packing: Packing, shared: np.ndarray | None, tokens: int, micro_batches: int, multiple: int
 ) -> Packing:
-    """Rows and starts by first fit, what needs most first."""
+    """Rows of so many tokens by first fit, what needs most first."""
     lengths = packing.lengths
     row, start, skipped, prompt_start = (np.zeros_like(lengths) for _ in range(4))
     used = np.zeros((micro_batches, lengths.size), np.int64)
@@ -215,6 +224,7 @@ def _filled(
         start=start,
         skipped=skipped,
         prompt_start=prompt_start,
+        shape=(micro_batches, bucket(int(row.max()) + 1, multiple), tokens),
         shares=shared is not None,
     )
 

@@ -115,6 +115,21 @@ def test_packed_rows_are_fewer_and_full():
     assert first_fit(lengths, tokens=16, packed=False).shape == (1, 6, 16)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "shape"),
+    [
+        ([96] * 8, 512, (1, 2, 384)),
+        ([60] * 4, 512, (1, 1, 256)),
+        ([125] * 8, 512, (1, 2, 512)),  # full
+        ([400, 96, 96], 512, (1, 2, 512)),  # the longest would not fit
+        ([96] * 8, 500, (1, 2, 500)),  # three quarters of it are no round number
+        ([96] * 40, 512, (1, 8, 512)),  # not few
+    ],
+)
+def test_few_rows_are_cut_shorter_for_less_padding(lengths, tokens, shape):
+    assert first_fit(np.array(lengths)[:, None], tokens=tokens).shape == shape
+
+
 def test_longer_prompts_are_dealt_evenly():
     lengths = np.arange(1, 17)[:, None]
     packing = first_fit(lengths, tokens=16, micro_batches=4)

@@ -124,7 +124,8 @@ class BatchShape:
 
     Attributes:
         prompts: Prompts of a step, over all processes.
-        tokens: Tokens of a row; the most that a prompt with its response may have.
+        tokens: The most of a row, and of a prompt with its response. Where three packed rows are
+            enough they have three quarters or half as many, if that leaves less padding.
         micro_batches: Parts of the step whose gradients are computed one after another, for less
             memory; on CPUs parts of a few thousand tokens are faster than larger ones, too.
         packed: Whether short responses share rows.

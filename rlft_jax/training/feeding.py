@@ -27,7 +27,7 @@ class Feed(NamedTuple):
     """Packs what is padded and puts it on the mesh; with several processes, all do so together.
 
     Attributes:
-        tokens: Tokens of a row.
+        tokens: The most tokens of a row.
         micro_batches: Parts of a step.
         packed: Whether responses, or texts, share rows.
         shares_prompts: Whether those of a group that share a row share their prompt, too.
