@@ -34,7 +34,7 @@ class Responses(NamedTuple):
         rewards: One per response.
         advantages: How much to reinforce each token.
         sampled_logprobs: As the sampler recorded them.
-        old_logprobs: Under the policy that sampled, scored by the trainer or by the sampler.
+        old_logprobs: Under the policy before the first update, or as the sampler recorded them.
         reference_logprobs: Under the frozen reference policy.
     """
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-# Of more rows a last one that is not full is a small part.
+# Of more rows to a device, a last one that is not full is a small part.
 FEW_ROWS = 3
-# Rows of other sizes are not cut shorter: kernels like round ones.
+# Rows are cut to multiples of this only: kernels like round lengths.
 ROW_MULTIPLE = 64
 
 
@@ -141,6 +141,7 @@ def first_fit(
     packed: bool = True,
     shared: Int[np.ndarray, " B"] | None = None,
     multiple: int = 1,
+    may_shorten: bool = False,
     process: int = 0,
 ) -> Packing:
     """Finds a place for every response: whole prompts dealt out evenly, long responses first.
@@ -150,13 +151,14 @@ def first_fit(
 
     Args:
         lengths: Tokens of each response, its prompt included; 0 for none.
-        tokens: The most that a row may have. If `packed` it has as many, or where a few rows are
-            enough three quarters or half, if there is less padding then.
+        tokens: Tokens of a row if `packed`, otherwise the most that a row may have.
         micro_batches: M; must divide B.
         packed: Whether responses share rows.
         shared: Leading tokens of each prompt that its responses share if `packed`; nothing is
             shared if None.
         multiple: R becomes a multiple of this, for the devices to share.
+        may_shorten: Whether a few packed rows are cut to three quarters or half of `tokens`, if a
+            quarter or more of their places is saved: every shape is another program.
         process: Segments are counted over processes of equally many prompts.
 
     Raises:
@@ -186,12 +188,17 @@ def first_fit(
     zeros = np.zeros_like(lengths)
     packing = Packing(micro_batch, zeros, zeros, segment, lengths, zeros, zeros, (0, 0, 0))
     if packed:
-        filled = [_filled(packing, shared, tokens, micro_batches, multiple)]
-        if filled[0].row.max() < FEW_ROWS:
-            shorter = [T for T in (3 * tokens // 4, tokens // 2) if lengths.max() <= T]
-            shorter = [T for T in shorter if T % ROW_MULTIPLE == 0]
-            filled += [_filled(packing, shared, T, micro_batches, multiple) for T in shorter]
-        return min(filled, key=lambda packing: packing.shape[1] * packing.shape[2])
+        filled = _filled(packing, shared, tokens, micro_batches, multiple)
+        if not may_shorten or filled.shape[1] > FEW_ROWS * multiple:
+            return filled
+        lengths_of_row = [T for T in (3 * tokens // 4, tokens // 2) if T % ROW_MULTIPLE == 0]
+        shorter = [
+            _filled(packing, shared, T, micro_batches, multiple)
+            for T in lengths_of_row
+            if lengths.max() <= T
+        ]
+        best = min([filled, *shorter], key=lambda packing: np.prod(packing.shape))
+        return best if 4 * np.prod(best.shape) <= 3 * np.prod(filled.shape) else filled
     packing = packing._replace(row=segment - 1 - process * P * G)
     T = min(bucket(int(lengths.max()), 8), tokens)
     return packing._replace(shape=(micro_batches, bucket(P * G, multiple), T))

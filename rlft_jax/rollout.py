@@ -39,7 +39,7 @@ class Engine(NamedTuple):
         sample: Completions of prompts, `responses` each, by parameters, ids and the numbers
             that their randomness comes from.
         reward: Rewards of responses to problems, in all and by name.
-        old_score: Scores under the policy that sampled; the sampler's own stand in if None.
+        old_score: Scores under the policy before the first update; the sampler's stand in if None.
         reference_score: Scores under the reference policy; None where nothing asks for it.
         select: Which responses are learned from; all where None.
         advantages: From rewards, response masks, old and reference log-probabilities; None where
@@ -60,7 +60,7 @@ class Sampled(NamedTuple):
     """Responses that have not been rewarded yet.
 
     Attributes:
-        position: Of the problems before these.
+        position: Where the stream of problems stood before these.
     """
 
     position: dict[str, Any]
@@ -90,8 +90,9 @@ class Rollout:
         normalize_rewards: Whether rewards are brought to mean 0 and deviation 1, as all rewards of
             the run so far have them, before penalties.
         overlap: Whether the next rollout is sampled before the last step of this one, not after it,
-            so that the host rewards it while the devices do that step. It is then one step
-            off-policy (Noukhovitch et al., 2024, arXiv:2410.18252).
+            so that rewards on the host are computed while the devices do that step. It is then one
+            step off-policy (Noukhovitch et al., 2024, arXiv:2410.18252). The last step of a run
+            samples one, too, for a longer run to go on with.
     """
 
     def __init__(
@@ -195,7 +196,8 @@ class Rollout:
         is_finished = np.array([[c.is_finished for c in group] for group in groups])
 
         lengths = np.array([[len(c.tokens) for c in group] for group in groups])
-        shaped = self._shaped(rewards, lengths, is_finished)
+        seen = self._seen.with_more(gathered_everywhere(rewards))
+        shaped = self._shaped(seen, rewards, lengths, is_finished)
         responses = gathered(prompts, groups)._replace(rewards=shaped)
         if self._mask_truncated:
             is_response = responses.is_response & is_finished[..., None]
@@ -221,7 +223,7 @@ class Rollout:
         if self._updates * self._minibatches == 1:
             # The only update compares the policy with itself: then the ratio is exactly 1.
             responses = responses._replace(old_logprobs=None)
-        self._rollouts += 1
+        self._rollouts, self._seen = self._rollouts + 1, seen
         # Of a selection it is not known whose the advantages are.
         advantages = responses.advantages if engine.select is None else None
         self.table = _table(problems, texts, shaped, parts, advantages)[:SHOWN]
@@ -237,16 +239,18 @@ class Rollout:
 
     def _shaped(
         self,
+        seen: "Moments",
         rewards: Float[np.ndarray, "B G"],
         lengths: Int[np.ndarray, "B G"],
         is_finished: Bool[np.ndarray, "B G"],
     ) -> Float[np.ndarray, "B G"]:
-        """Rewards as they are learned from."""
-        self._seen = self._seen.with_more(gathered_everywhere(rewards))
+        """Rewards as they are learned from.
+
+        Args:
+            seen: All of the run so far, these among them.
+        """
         if self._normalizes:
-            rewards = ((rewards - self._seen.mean) / (self._seen.deviation + 1e-6)).astype(
-                np.float32
-            )
+            rewards = ((rewards - seen.mean) / (seen.deviation + 1e-6)).astype(np.float32)
         lost = np.float32(self._length_penalty) * lengths.astype(np.float32)
         return rewards - np.float32(self._stop_penalty) * ~is_finished - lost
 

@@ -116,18 +116,25 @@ def test_packed_rows_are_fewer_and_full():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "tokens", "shape"),
+    ("lengths", "tokens", "multiple", "shape"),
     [
-        ([96] * 8, 512, (1, 2, 384)),
-        ([60] * 4, 512, (1, 1, 256)),
-        ([125] * 8, 512, (1, 2, 512)),  # full
-        ([400, 96, 96], 512, (1, 2, 512)),  # the longest would not fit
-        ([96] * 8, 500, (1, 2, 500)),  # three quarters of it are no round number
-        ([96] * 40, 512, (1, 8, 512)),  # not few
+        ([96] * 8, 512, 1, (1, 2, 384)),
+        ([60] * 4, 512, 1, (1, 1, 256)),
+        ([125] * 8, 512, 1, (1, 2, 512)),  # full
+        ([110] * 9, 512, 1, (1, 3, 384)),
+        ([300, 300, 300, 300, 300], 512, 4, (1, 8, 384)),
+        ([160] * 7, 512, 1, (1, 3, 512)),  # as (1, 4, 384) would be no quarter less
+        ([400, 96, 96], 512, 1, (1, 2, 512)),  # the longest would not fit
+        ([96] * 8, 500, 1, (1, 2, 500)),  # three quarters of it are no round number
+        ([300] * 4, 512, 1, (1, 4, 512)),  # not few
     ],
 )
-def test_few_rows_are_cut_shorter_for_less_padding(lengths, tokens, shape):
-    assert first_fit(np.array(lengths)[:, None], tokens=tokens).shape == shape
+def test_few_rows_are_cut_shorter_for_less_padding(lengths, tokens, multiple, shape):
+    pack = lambda **how: first_fit(
+        np.array(lengths)[:, None], tokens=tokens, multiple=multiple, **how
+    )
+    assert pack(may_shorten=True).shape == shape
+    assert pack().shape[2] == tokens
 
 
 def test_longer_prompts_are_dealt_evenly():

@@ -287,7 +287,8 @@ def test_the_samplers_logprobs_stand_in_where_the_trainer_scores_nothing_again()
 
 
 @pytest.mark.parametrize("rollouts", [0, 2])
-def test_what_a_reward_failed_on_is_not_lost(rollouts):
+@pytest.mark.parametrize("how", [{}, {"overlap": True, "normalize_rewards": True}], ids=str)
+def test_what_a_reward_failed_on_is_not_lost(rollouts, how):
     broken = False
 
     def fails(problems, texts):
@@ -295,16 +296,16 @@ def test_what_a_reward_failed_on_is_not_lost(rollouts):
             raise ValueError("reward 'verifier' failed")
         return reward(problems, texts)
 
-    source = Rollout(stream(), engine(reward=fails), responses=2)
+    source = Rollout(stream(), engine(reward=fails), responses=2, **how)
     draws(source, rollouts)
     broken = True
     with pytest.raises(ValueError, match="verifier"):
         draws(source, 1, first=rollouts)
     # Mended, it rewards the same responses, whatever the policy has become.
     broken = False
-    resumed = Rollout(stream(), engine(reward=fails), responses=2)
+    resumed = Rollout(stream(), engine(reward=fails), responses=2, **how)
     resumed.restore(source.state())
-    expected = draws(Rollout(stream(), engine(), responses=2), rollouts + 1)[-1:]
+    expected = draws(Rollout(stream(), engine(), responses=2, **how), rollouts + 1)[-1:]
     assert_same(draws(source, 1, first=7), expected)
     assert_same(draws(resumed, 1, first=7), expected)
     assert_same(draws(resumed, 1, first=8), draws(source, 1, first=8))
@@ -343,15 +344,15 @@ def test_rewards_are_brought_to_the_scale_of_all_so_far_and_lose_penalties_after
     source = Rollout(
         stream(), engine(), normalize_rewards=True, length_penalty=0.5, missing_stop_penalty=10.0
     )
-    shaped = source._shaped(first, lengths, is_finished)
+    seen = Moments().with_more(first)
+    shaped = source._shaped(seen, first, lengths, is_finished)
     np.testing.assert_allclose(shaped, [[-(0.5**0.5) - 1, 0.5**0.5 - 10 - 2]], rtol=1e-5)
     again = Rollout(stream(), engine(), normalize_rewards=True)
-    again._seen = Moments(*source._seen)
     expected = (second - 4.0) / np.std([1, 3, 5, 7], ddof=1)
-    found = again._shaped(second, lengths, is_finished)
+    found = again._shaped(seen.with_more(second), second, lengths, is_finished)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     plain = Rollout(stream(), engine())
-    np.testing.assert_array_equal(plain._shaped(first, lengths, is_finished), first)
+    np.testing.assert_array_equal(plain._shaped(seen, first, lengths, is_finished), first)
 
 
 def test_repetition_is_the_share_of_runs_that_came_before():

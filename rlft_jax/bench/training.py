@@ -11,7 +11,7 @@ from rlft_jax.bench import flops
 from rlft_jax.bench.ceilings import Ceilings
 from rlft_jax.bench.compiled import Compiled, peak_bytes
 from rlft_jax.bench.timing import Seconds, Stopwatch, compilations
-from rlft_jax.config.derived import needs_reference, rescores
+from rlft_jax.config.derived import needs_reference
 from rlft_jax.models import qwen2
 from rlft_jax.progress import progress
 from rlft_jax.runs import experiment, sources, weights
@@ -206,7 +206,7 @@ def _flops(
     how: dict[str, Any] = dict(skipped=skipped, scored=scored)
     total = flops.train(a, lengths, has_adapters=config["lora"] is not None, **how)
     has_reference = needs_reference(config) and not config["cache_reference"]
-    total += (has_reference + rescores(config)) * flops.forward(a, lengths, **how)
+    total += (has_reference + plan.rescores) * flops.forward(a, lengths, **how)
     return total + (flops.generation(a, prompts, new) if plan.is_rl else 0)
 
 

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlft_jax.config.derived import answers, at, is_rl, reward_weights
+from rlft_jax.config.derived import answers, at, is_rl, reward_weights, weighs_importance
 from rlft_jax.config.settings import closest, settings_of
 from rlft_jax.data import reward_data
 from rlft_jax.data.mixtures import Datasets
@@ -255,13 +255,17 @@ def _objective(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _overlap(config: dict[str, Any]) -> Iterator[str]:
-    is_behind = at(config, "rollout.overlap") and config["objective"]["name"] == "rloo"
-    if is_behind and config["objective"]["importance_cap"] is None:
+    objective = config["objective"]
+    if not at(config, "rollout.overlap") or objective["name"] != "rloo":
+        return
+    behind = "config.rollout.overlap = True learns from responses of the policy a step before;"
+    if weighs_importance(config) and objective["importance_cap"] is None:
         yield (
-            "config.rollout.overlap = True learns from responses of the policy a step before;"
-            " set config.objective.importance_cap, such as 2.0, to weigh them by how likely they"
-            " have become."
+            f"{behind} set config.objective.importance_cap, such as 2.0, to weigh them by how"
+            " likely they have become."
         )
+    if not weighs_importance(config) and objective["ratio"] == "none":
+        yield f"{behind} leave config.sampling.rescore at None, so that they can be weighed."
 
 
 # Each tells what is wrong between settings that are each right. They are asked one by one, so that

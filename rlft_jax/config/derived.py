@@ -73,27 +73,21 @@ def best_mode(config: Mapping[str, Any]) -> Mode:
 
 
 def needs_old(config: Mapping[str, Any]) -> bool:
-    """Whether rollouts are compared later with the policy that sampled them."""
+    """Whether updates, or the KL, compare a rollout with the policy as it was before them."""
     rollout, advantages = config["rollout"], config["advantages"]
     if rollout is None or advantages is None:
         return False
     return bool(is_reused(rollout) or advantages["kl_weight"])
 
 
-def rescores(config: Mapping[str, Any]) -> bool:
-    """Whether the trainer scores rollouts under the policy that sampled them."""
-    if not needs_old(config):
-        return False
-    sampling, trainer = config["sampling"], config["model"]["dtype"]
-    if sampling["rescore"] is not None:
-        return sampling["rescore"]
-    is_exact = trainer == (sampling["dtype"] or trainer) == "float32"
-    return is_reused(config["rollout"]) or config["rollout"]["overlap"] or not is_exact
-
-
 def is_reused(rollout: Mapping[str, Any]) -> bool:
     """Whether several updates share a rollout."""
     return rollout["updates"] * rollout["minibatches"] > 1
+
+
+def weighs_importance(config: Mapping[str, Any]) -> bool:
+    """Whether responses can count by how likely the trainer finds them beside the sampler."""
+    return not is_reused(config["rollout"]) or config["sampling"]["rescore"] is not False
 
 
 def needs_reference(config: Mapping[str, Any]) -> bool:

@@ -7,12 +7,11 @@ from rlft_jax.config.derived import (
     answers,
     at,
     group_size,
-    is_reused,
     is_rl,
     needs_old,
     needs_reference,
-    rescores,
     reward_weights,
+    weighs_importance,
 )
 from rlft_jax.data import row_forms
 
@@ -110,7 +109,7 @@ IDLE = [
     ),
     Idle(
         ("objective.importance_cap",),
-        lambda c: needs_old(c) and is_reused(c["rollout"]) and not rescores(c),
+        lambda c: is_rl(c) and not weighs_importance(c),
         "where the sampler's log-probabilities stand in (config.sampling.rescore is False)",
     ),
     Idle(

@@ -104,9 +104,9 @@ class Sampling:
             `config.model.dtype` says if None.
         rescore: Whether the trainer scores a rollout once more before it learns from it, for the KL
             in rewards or advantages and for the ratios of later updates; the sampler's own
-            log-probabilities stand in otherwise. If None, it does where these differ by more than
-            float32's rounding (either computes in bfloat16, or the sampler is a step behind), or
-            several updates share a rollout.
+            log-probabilities stand in otherwise. If None, they do on CPUs, where both compute in
+            float32 and so agree to rounding, unless several updates share a rollout or the sampler
+            is a step behind.
     """
 
     max_new_tokens: int
@@ -124,8 +124,8 @@ class BatchShape:
 
     Attributes:
         prompts: Prompts of a step, over all processes.
-        tokens: The most of a row, and of a prompt with its response. Where three packed rows are
-            enough they have three quarters or half as many, if that leaves less padding.
+        tokens: Tokens of a row at most, and of a prompt with its response. A few packed rows have
+            three quarters or half as many where that saves a quarter of the step or more.
         micro_batches: Parts of the step whose gradients are computed one after another, for less
             memory; on CPUs parts of a few thousand tokens are faster than larger ones, too.
         packed: Whether short responses share rows.
@@ -206,8 +206,8 @@ class Stop:
 
     Attributes:
         patience: Evaluations in a row without a better `config.keep.metric`; 0 for no end.
-        skipped: Updates in a row that were left out because they were not finite; looked at as
-            seldom, so that no step waits for it.
+        skipped: Updates in a row that were left out because they were not finite. Every so many
+            steps a look is taken.
         watch: A reward of `config.reward.functions` that ends a rollout's run when it gets worse
             (falls; or rises, if its weight is negative) while the reward in all rises, as where a
             policy cheats a learned reward. Give it weight 0.

@@ -152,7 +152,8 @@ def objective(
         kl_estimator: log-ratio (k1), half its square (k2), or the unbiased low-variance
             estimate exp(-x) - 1 + x (k3).
         importance_cap: Weighs each token, or each response where the ratio is of responses, by
-            p_trainer / p_sampler, at most this, for samplers that differ from the trainer.
+            p_trainer / p_sampler, at most this, for samplers that differ from the trainer or are a
+            step behind.
     """
     scores = token_scores(model, batch, temperature=temperature, with_entropy=True)
     where, logp_RT = batch.is_response, jnp.where(batch.is_response, scores.logprobs, 0)

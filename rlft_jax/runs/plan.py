@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rlft_jax.config import checks
 from rlft_jax.config.binding import bind, refusal
-from rlft_jax.config.derived import group_size, is_rl
+from rlft_jax.config.derived import group_size, is_reused, is_rl, needs_old
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.encoding import Data, Progress
 from rlft_jax.data.formatting import Formatter
@@ -103,6 +103,21 @@ class Plan(NamedTuple):
         form = chosen(compute.attention, dtype=compute.dtype, tokens=rows["tokens"])
         wanted = rows["share_prompts"]
         return form in SHARING if wanted is None else wanted
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the trainer scores rollouts that the sampler has scored as it drew them."""
+        config, sampling = self.config, self.config["sampling"]
+        if not needs_old(config):
+            return False
+        if sampling["rescore"] is not None:
+            return sampling["rescore"]
+        # Elsewhere products of float32 are rounded to less, and not alike in both.
+        is_float32 = self.mesh.devices.flat[0].platform == "cpu"
+        for dtype in (config["model"]["dtype"], sampling["dtype"]):
+            is_float32 &= dtype in ("float32", None)
+        rollout = config["rollout"]
+        return is_reused(rollout) or rollout["overlap"] or not is_float32
 
     @property
     def objective(self) -> Objective:

@@ -8,7 +8,6 @@ import numpy as np
 
 from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
-from rlft_jax.config.derived import rescores
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.reward_rows import texts_of
@@ -117,7 +116,7 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     sample = policy_sampler(plan, frozen, settings, dtype)
     advantages, selection = config["advantages"], config["selection"]
     old_score = None
-    if rescores(config):
+    if plan.rescores:
         old_score = policy_score(plan.structure.graph, frozen, plan.feed, plan.temperature)
     return Engine(
         encode=lambda problem: encode_problem(problem, tokenizer),

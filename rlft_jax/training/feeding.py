@@ -56,6 +56,7 @@ class Feed(NamedTuple):
             packed=self.packed,
             shared=padded.shared if shares else None,
             multiple=row_shards(self.mesh),
+            may_shorten=jax.process_count() == 1,  # others might choose another length
             process=jax.process_index(),
         )
         # Few sizes, so that few shapes are compiled.

@@ -35,32 +35,30 @@ def log(report: Report | None, advance: Advance, *, tokens: int, every: int, ste
     """
     since, taken, known = time.monotonic(), 0, tokens
 
-    def tell(step: int, steps: int, values: Mapping[str, float]) -> None:
-        nonlocal since, known
+    def write(step: int, seconds: float, taken: int, values: Mapping[str, float]) -> None:
+        nonlocal known
         assert report is not None
-        tokens, now = int(values["num_tokens"]), time.monotonic()
-        report.timings(
-            step,
-            {
-                "step_time": (now - since) / steps,
-                "tokens_per_second": (tokens - known) / (now - since),
-            },
-        )
-        since, known = now, tokens
+        tokens = int(values["num_tokens"])
+        rates = {"step_time": seconds / taken, "tokens_per_second": (tokens - known) / seconds}
+        report.timings(step, rates)
+        known = tokens
         shown = [f"{name} {values[name]:.3g}" for name in SHOWN if name in values]
         advance(1, note="  ".join(shown))
 
     def hook(progress: Progress) -> None:
-        nonlocal taken
+        nonlocal since, taken
+        if report is not None:
+            report.flush()
         taken += 1
         if not is_due(progress.step, every, steps):
             advance(1)
             return
+        now = time.monotonic()
         if report is not None:
-            told = functools.partial(tell, progress.step, taken)
             found = {**progress.metrics, **progress.source_metrics}
-            report.metrics_later(progress.step, found, told)
-        taken = 0
+            then = functools.partial(write, progress.step, now - since, taken)
+            report.metrics_later(progress.step, found, then)
+        since, taken = now, 0
 
     return hook
 
@@ -244,8 +242,8 @@ def end(
                 saver.save()
                 raise ValueError(
                     f"{in_a_row} updates in a row up to step {progress.step} were left out because"
-                    " a loss or gradient was not finite (config.stop.skipped). Lower the learning"
-                    " rate, or look at the data of these steps."
+                    f" a loss or gradient was not finite (config.stop.skipped = {skipped}). Lower"
+                    " the learning rate, or look at the data of these steps."
                 )
         if watch is not None and is_due(progress.step, log_every, steps):
             watch.add(progress.source_metrics)

@@ -44,27 +44,33 @@ class Report:
         self._waiting: Callable[[], None] | None = None
 
     def metrics_later(
-        self, step: int, metrics: Values, told: Callable[[dict[str, float]], None]
+        self, step: int, metrics: Values, then: Callable[[dict[str, float]], None]
     ) -> None:
-        """Logs what a step computed once there is something more to log, or to `sync`.
+        """Logs what a step computed at the next `flush`, or before anything else is logged.
 
-        The devices that are still at it then have a next step to go on with.
+        The devices that are still at it have a next step to go on with by then.
 
         Args:
-            told: Called with the plain numbers when they are known.
+            then: Called with the plain numbers when they are known.
         """
-        self._told()
+        self.flush()
         for array in jax.tree.leaves(dict(metrics)):
             if isinstance(array, jax.Array):
                 array.copy_to_host_async()
-        self._waiting = lambda: told(self.metrics(step, metrics))
+        self._waiting = lambda: then(self.metrics(step, metrics))
+
+    def flush(self) -> None:
+        """Logs what waits, when its devices have come to it."""
+        if self._waiting is not None:
+            write, self._waiting = self._waiting, None
+            write()
 
     def metrics(self, step: int, metrics: Values) -> dict[str, float]:
         """Logs what a step computed, and returns it as plain numbers.
 
         No wall-clock value belongs here: two runs of one config write the same bytes.
         """
-        self._told()
+        self.flush()
         values = numbers(metrics)
         self._metrics.append(step, as_json(values))
         self._show(step, values)
@@ -90,7 +96,7 @@ class Report:
 
     def sync(self) -> None:
         """Returns once all that was logged is on the disk."""
-        self._told()
+        self.flush()
         for log in (self._metrics, self._timings, self._samples):
             log.sync()
         if self._tensorboard:
@@ -98,19 +104,15 @@ class Report:
 
     def close(self) -> None:
         """Ends the report, with everything on the disk."""
-        self._told()
-        for log in (self._metrics, self._timings, self._samples):
-            log.close()
-        if self._tensorboard:
-            self._tensorboard.close()
-        if self._wandb:
-            self._wandb.finish()
-
-    def _told(self) -> None:
-        """Logs what waits."""
-        if self._waiting is not None:
-            tell, self._waiting = self._waiting, None
-            tell()
+        try:
+            self.flush()
+        finally:  # what waits may never come, where a step failed
+            for log in (self._metrics, self._timings, self._samples):
+                log.close()
+            if self._tensorboard:
+                self._tensorboard.close()
+            if self._wandb:
+                self._wandb.finish()
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if self._tensorboard:

@@ -68,6 +68,16 @@ REFUSED = {
         dict(rollout__overlap=True),
         r"config\.rollout\.overlap = True learns from responses of the policy a step before; set",
     ),
+    "stale responses that nothing weighs": (
+        rloo,
+        dict(
+            rollout__overlap=True,
+            rollout__updates=2,
+            sampling__rescore=False,
+            objective__preset="ahmadian",
+        ),
+        r"of the policy a step before; leave config\.sampling\.rescore at None",
+    ),
     "a cap on ratios that are all 1": (
         rloo,
         dict(rollout__updates=2, sampling__rescore=False, objective__importance_cap=2.0),

@@ -52,6 +52,14 @@ def test_rollouts_in_half_precision_leave_the_masters_what_they_are(made, adapte
         ({"rollout__updates": 2, "sampling__rescore": False}, False),
         ({"advantages__kl_weight": 0.1}, False),
         ({"advantages__kl_weight": 0.1, "sampling__rescore": True}, True),
+        (
+            {
+                "advantages__kl_weight": 0.1,
+                "rollout__overlap": True,
+                "objective__importance_cap": 2.0,
+            },
+            True,
+        ),
         ({"advantages__kl_weight": 0.1, "sampling__dtype": "bfloat16"}, True),
         ({"advantages__kl_weight": 0.1, "model__dtype": "bfloat16"}, True),
     ],

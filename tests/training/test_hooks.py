@@ -1,10 +1,12 @@
 """Facts about what happens after a step."""
 
 import math
+import time
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rlft_jax.metrics import Count, Mean
 from rlft_jax.training.hooks import History, Watch, log
@@ -46,6 +48,33 @@ def test_metrics_are_looked_at_when_the_devices_have_a_next_step(tmp_path):
     assert written() == [1, 2, 3, 3, 4]
     assert [line["step"] for line in lines(directory.timings)] == [1, 2, 3, 4]
     report.close()
+
+
+def test_rates_are_of_the_steps_between_two_that_are_logged(tmp_path, monkeypatch):
+    directory, now = RunDirectory(tmp_path), iter(range(0, 100, 7))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    report = Report(directory, tensorboard=False)
+    hook = log(report, lambda _, note="": None, tokens=0, every=3, steps=9)
+    tokens = lambda step: Count(jnp.uint32(70 * step), jnp.uint32(0))
+    state: Any = None
+    for step in range(1, 8):
+        hook(Progress(step, state, {"num_tokens": tokens(step)}, {}))
+        assert len(lines(directory.metrics)) == (step - 1) // 3
+    for line in lines(directory.timings):
+        assert (line["step_time"], line["tokens_per_second"]) == (7 / 3, 30)
+    report.close()
+
+
+def test_what_a_failed_step_leaves_waiting_keeps_no_file_open(tmp_path):
+    def fail(values):
+        raise RuntimeError("out of memory")
+
+    report = Report(RunDirectory(tmp_path), tensorboard=False)
+    report.metrics_later(1, {"loss": 1.0}, fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        report.close()
+    with pytest.raises(ValueError, match="closed file"):
+        report.metrics(2, {"loss": 1.0})
 
 
 def test_a_reward_that_rises_while_the_watched_one_falls_is_cheated():
