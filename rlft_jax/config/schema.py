@@ -24,6 +24,7 @@ from rlft_jax.models import lora
 from rlft_jax.models.qwen2 import Compute, Dtype
 from rlft_jax.objectives import OBJECTIVES, rloo
 from rlft_jax.rollout import Rollout
+from rlft_jax.sampling.cache import CacheDtype
 from rlft_jax.sampling.settings import SamplingSettings
 from rlft_jax.selection import SELECTIONS
 from rlft_jax.training.optimizer import OPTIMIZERS
@@ -102,6 +103,9 @@ class Sampling:
         chunk: Tokens between two looks at who has finished.
         dtype: What to compute in, from a copy of the weights, while these stay what they are; as
             `config.model.dtype` says if None.
+        cache_dtype: What keys and values are kept in, for held-out problems too: as computed if
+            None. "int8" takes about half of bfloat16's memory, and moves the log-probabilities of
+            the sampler about as far from those of training as bfloat16 does.
     """
 
     max_new_tokens: int
@@ -110,6 +114,7 @@ class Sampling:
     batch_rows: int = SamplingSettings.batch_rows
     chunk: int = SamplingSettings.chunk
     dtype: Dtype | None = None
+    cache_dtype: CacheDtype | None = SamplingSettings.cache_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
