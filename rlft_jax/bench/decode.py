@@ -15,6 +15,7 @@ from rlft_jax.bench.timing import compilations
 from rlft_jax.models.qwen2 import Compute
 from rlft_jax.progress import progress
 from rlft_jax.runs import inference, loading
+from rlft_jax.sampling.cache import CacheDtype
 from rlft_jax.sampling.settings import SamplingSettings
 
 SIZE = {"float32": 4, "bfloat16": 2}
@@ -54,7 +55,13 @@ def measure(
             sample = inference.sample_from(replicas, prompts, how, seed=0)
             laps = [_lap(sample, prompts) for _ in range(WARMUP + steps)][WARMUP:]
             found["by_rows"][str(count)] = _figures(
-                origin, compute, ceilings, prompt_tokens, laps, devices=replicas.mesh.size
+                origin,
+                compute,
+                settings.cache_dtype,
+                ceilings,
+                prompt_tokens,
+                laps,
+                devices=replicas.mesh.size,
             )
             advance(1)
     found |= found["by_rows"][str(rows[0])]
@@ -82,6 +89,7 @@ def _lap(sample: inference.Sample, prompts: list[list[int]]) -> tuple[float, lis
 def _figures(
     origin: loading.Origin,
     compute: Compute,
+    cache_dtype: CacheDtype | None,
     ceilings: Ceilings,
     prompt_tokens: int,
     laps: Sequence[tuple[float, list[int]]],
@@ -93,7 +101,11 @@ def _figures(
     new = laps[0][1]  # the same in every lap: so is the seed
     longest, rows = max(new), len(new)
     moved = flops.decode_bytes(
-        a, rows=-(-rows // devices), context=prompt_tokens + longest / 2, width=width
+        a,
+        rows=-(-rows // devices),
+        context=prompt_tokens + longest / 2,
+        width=width,
+        cache_dtype=cache_dtype,
     )
     work = flops.generation(a, [prompt_tokens] * rows, [[count] for count in new])
     peak = ceilings.flops(compute.dtype) * devices

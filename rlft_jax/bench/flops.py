@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlft_jax.models.qwen2 import Architecture
+from rlft_jax.sampling.cache import CacheDtype, token_bytes
 
 
 class MatrixParameters(NamedTuple):
@@ -88,7 +89,14 @@ def generation(a: Architecture, prompts: Sequence[int], new: Sequence[Sequence[i
     return total
 
 
-def decode_bytes(a: Architecture, *, rows: int, context: int | float, width: int) -> float:
+def decode_bytes(
+    a: Architecture,
+    *,
+    rows: int,
+    context: int | float,
+    width: int,
+    cache_dtype: CacheDtype | None = None,
+) -> float:
     """Bytes that one decode step has to read: weights, keys and values.
 
     Args:
@@ -96,18 +104,10 @@ def decode_bytes(a: Architecture, *, rows: int, context: int | float, width: int
         rows: Completions that are written at once.
         context: Tokens that a row attends to.
         width: Bytes of a number.
+        cache_dtype: What keys and values are kept in, if not in such numbers.
     """
     weights = sum(matrix_parameters(a)) * width
-    return float(weights + rows * context * kv_bytes(a, width=width))
-
-
-def kv_bytes(a: Architecture, *, width: int) -> int:
-    """Bytes of the keys and values of one token.
-
-    >>> kv_bytes(QWEN2_5_0_5B, width=2)
-    12288
-    """
-    return 2 * a.layers * a.kv_heads * a.head_width * width
+    return float(weights + rows * context * token_bytes(a, cache_dtype, width=width))
 
 
 QWEN2_5_0_5B = Architecture(

@@ -57,7 +57,7 @@ def answering(config: Mapping[str, Any]) -> dict[str, Any]:
         name: config["evaluation"][name]
         for name in ("max_new_tokens", "temperature", "top_p", "top_k")
     }
-    shared = ("stop_strings", "batch_rows", "chunk")
+    shared = ("stop_strings", "batch_rows", "chunk", "cache_dtype")
     return own | {name: config["sampling"][name] for name in shared if is_rl(config)}
 
 

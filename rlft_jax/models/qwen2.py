@@ -146,6 +146,12 @@ class Attention(nnx.Module):
         self.v = Linear(a.width, kv_width, use_bias=True, rngs=rngs)
         self.o = Linear(q_width, a.width, use_bias=False, rngs=rngs)
 
+    @property
+    def key_bias(self) -> Float[Array, "*L KH"]:
+        """What keys have in common, before they are rotated."""
+        assert self.k.bias is not None
+        return self.k.bias[...]
+
     def __call__(
         self, x: Float[Array, "*r T D"], rotation: Rotation, attend: Attend, keys: list
     ) -> Float[Array, "*r T D"]:

@@ -112,12 +112,10 @@ class Plan(NamedTuple):
             return False
         if sampling["rescore"] is not None:
             return sampling["rescore"]
+        types = (config["model"]["dtype"], sampling["dtype"], sampling["cache_dtype"])
         # Elsewhere products of float32 are rounded to less, and not alike in both.
-        is_float32 = self.mesh.devices.flat[0].platform == "cpu"
-        for dtype in (config["model"]["dtype"], sampling["dtype"]):
-            is_float32 &= dtype in ("float32", None)
-        rollout = config["rollout"]
-        return is_reused(rollout) or rollout["overlap"] or not is_float32
+        is_float32 = self.mesh.devices.flat[0].platform == "cpu" and {*types} <= {"float32", None}
+        return is_reused(config["rollout"]) or config["rollout"]["overlap"] or not is_float32
 
     @property
     def objective(self) -> Objective:

@@ -1,13 +1,13 @@
 """What a run says before its first step: what it learns from, and what it takes of memory."""
 
-import dataclasses
-
 import jax
+import jax.numpy as jnp
 
 from rlft_jax.config.derived import group_size, needs_reference
 from rlft_jax.models import attention, qwen2
 from rlft_jax.runs import learned_rewards
 from rlft_jax.runs.plan import Config, Plan
+from rlft_jax.sampling.cache import token_bytes
 from rlft_jax.training import memory
 from rlft_jax.training.sharding import replicated
 
@@ -72,17 +72,18 @@ def memory_of(plan: Plan) -> dict[str, int]:
 def rollout_memory(plan: Plan) -> dict[str, int]:
     """Bytes of each device that sampling takes; every device has all weights and some rows."""
     config, a = plan.config, plan.policy.architecture
-    dtype = config["sampling"]["dtype"] or plan.base.compute.dtype
-    compute = dataclasses.replace(plan.base.compute, dtype=dtype)
-    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute.dtype), plan.base.params)
+    sampling = config["sampling"]
+    dtype = sampling["dtype"] or plan.base.compute.dtype
+    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), plan.base.params)
     everywhere = jax.tree.map(lambda _: replicated(plan.mesh), cast)
     batch, rollout = config["batch"], config["rollout"]
     prompts = batch["prompts"] * rollout["minibatches"] // jax.process_count()
-    rows = min(prompts * rollout["responses"], config["sampling"]["batch_rows"])
+    rows = min(prompts * rollout["responses"], sampling["batch_rows"])
     rows = -(-rows // jax.local_device_count())
+    token = token_bytes(a, sampling["cache_dtype"], width=jnp.dtype(dtype).itemsize)
     return {
         "sampler's weights": memory.parameter_bytes(cast, everywhere),
-        "cache": memory.cache_bytes(a, compute, rows=rows, tokens=batch["tokens"]),
+        "cache": rows * batch["tokens"] * token,
         "sampler's logits": memory.decoding_bytes(a, rows=rows),
     }
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt
 
-from rlft_jax.models.qwen2 import Block, Qwen2
+from rlft_jax.models.qwen2 import Block, Qwen2, Rotation
+from rlft_jax.sampling.cache import CacheDtype, Kept, kept_keys, kept_values, scored, summed
 from rlft_jax.sampling.drawing import drawn, likeliest
 from rlft_jax.sampling.filters import Filter, penalise_repetition
 from rlft_jax.sampling.weights import Weights, assembled, embedded
@@ -32,8 +33,8 @@ class Prompts(NamedTuple):
     """
 
     hidden: Float[Array, "B D"]
-    keys: tuple[Float[Array, "B K H P"], ...]
-    values: tuple[Float[Array, "B K P H"], ...]
+    keys: tuple[Kept, ...]  # B K H P
+    values: tuple[Kept, ...]  # B K P H
     lengths: Int[Array, " B"]
     seen: Bool[Array, "B V"] | None
 
@@ -51,8 +52,8 @@ class Rows(NamedTuple):
     """
 
     hidden: Float[Array, "R D"]
-    keys: tuple[Float[Array, "R K H C"], ...]
-    values: tuple[Float[Array, "R K C H"], ...]
+    keys: tuple[Kept, ...]  # R K H C
+    values: tuple[Kept, ...]  # R K C H
     lengths: Int[Array, " R"]
     said: Int[Array, " R"]
     random: Key[Array, " R"]
@@ -63,9 +64,21 @@ class Chunk(NamedTuple):
     """What a decode step changes; column i holds what token i of the chunk adds to the cache."""
 
     hidden: Float[Array, "R D"]
-    keys: tuple[Float[Array, "R K H s"], ...]
-    values: tuple[Float[Array, "R K s H"], ...]
+    keys: tuple[Kept, ...]  # R K H s
+    values: tuple[Kept, ...]  # R K s H
     seen: Bool[Array, "R V"] | None
+
+
+class Columns(NamedTuple):
+    """Tokens of a layer to attend to.
+
+    Attributes:
+        rotation: Of their positions, in every row or the same in all.
+    """
+
+    keys: Kept
+    values: Kept
+    rotation: Rotation
 
 
 def prefill(
@@ -75,6 +88,7 @@ def prefill(
     *,
     graph: nnx.GraphDef,
     with_seen: bool,
+    cache_dtype: CacheDtype | None,
 ) -> Prompts:
     """Reads prompts that are padded on the right."""
     model: Qwen2 = nnx.merge(graph, params)
@@ -82,6 +96,7 @@ def prefill(
     positions_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
     is_prompt_BP = positions_BP < lengths[:, None]
     hidden_BPD, (keys, values) = model.prefill(tokens, is_prompt_BP.astype(jnp.int32), positions_BP)
+    rotation, biases = model.rotation(positions_BP), model.layers.attention.key_bias
     last_B = jnp.maximum(lengths - 1, 0)
     seen = None
     if with_seen:
@@ -90,8 +105,8 @@ def prefill(
         seen = jax.vmap(mark)(jnp.where(is_prompt_BP, tokens, V))
     return Prompts(
         hidden=jnp.take_along_axis(hidden_BPD, last_B[:, None, None], axis=1)[:, 0],
-        keys=tuple(jnp.transpose(k_BPKH, (0, 2, 3, 1)) for k_BPKH in keys),
-        values=tuple(jnp.transpose(v_BPKH, (0, 2, 1, 3)) for v_BPKH in values),
+        keys=tuple(kept_keys(k, bias, rotation, cache_dtype) for k, bias in zip(keys, biases)),
+        values=tuple(kept_values(v, cache_dtype) for v in values),
         lengths=lengths,
         seen=seen,
     )
@@ -108,8 +123,8 @@ def free_rows(prompts: Prompts, *, rows: int, columns: int) -> Rows:
 
     return Rows(
         hidden=like(prompts.hidden),
-        keys=tuple(like(k, 3) for k in prompts.keys),
-        values=tuple(like(v, 2) for v in prompts.values),
+        keys=jax.tree.map(lambda k: like(k, 3), prompts.keys),
+        values=jax.tree.map(lambda v: like(v, 2), prompts.values),
         lengths=like(prompts.lengths),
         said=like(prompts.lengths),
         random=jnp.broadcast_to(jax.random.key(0), (rows,)),
@@ -141,8 +156,8 @@ def admit(
     of_requests = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), requests)
     return Rows(
         hidden=put(rows.hidden, prompts.hidden),
-        keys=tuple(map(put_keys, rows.keys, prompts.keys)),
-        values=tuple(map(put_values, rows.values, prompts.values)),
+        keys=jax.tree.map(put_keys, rows.keys, prompts.keys),
+        values=jax.tree.map(put_values, rows.values, prompts.values),
         lengths=put(rows.lengths, prompts.lengths),
         said=rows.said.at[places].set(0, mode="drop"),
         random=rows.random.at[places].set(fold_in(of_requests, samples), mode="drop"),
@@ -160,7 +175,8 @@ def widened(rows: Rows, *, columns: int) -> Rows:
     more = columns - rows.keys[0].shape[-1]
     pad = lambda x, axis: jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
     return rows._replace(
-        keys=tuple(pad(k, 3) for k in rows.keys), values=tuple(pad(v, 2) for v in rows.values)
+        keys=jax.tree.map(lambda k: pad(k, 3), rows.keys),
+        values=jax.tree.map(lambda v: pad(v, 2), rows.values),
     )
 
 
@@ -173,6 +189,7 @@ def decode(
     temperature: float,
     repetition_penalty: float,
     filters: Sequence[Filter],
+    cache_dtype: CacheDtype | None,
 ) -> tuple[Rows, Int[Array, "R s"], Float[Array, "R s"]]:
     """Samples the next tokens of every row, and returns their log-probabilities too."""
     model, blocks = assembled(weights, graph)
@@ -192,9 +209,10 @@ def decode(
         chosen_R = jnp.take_along_axis(scores_RV, tokens_R[:, None], axis=-1)[:, 0]
         logprobs_R = chosen_R - jax.nn.logsumexp(scores_RV, axis=-1)
         x_RD = embedded(model, weights.words, tokens_R)
-        return advanced(model, blocks, rows, chunk, tokens_R, x_RD, i), (tokens_R, logprobs_R)
+        chunk = advanced(model, blocks, rows, chunk, tokens_R, x_RD, i, cache_dtype)
+        return chunk, (tokens_R, logprobs_R)
 
-    buffers = lambda caches, axis: tuple(_columns_like(x, axis, steps) for x in caches)
+    buffers = lambda cache, axis: jax.tree.map(lambda x: _columns_like(x, axis, steps), cache)
     chunk = Chunk(rows.hidden, buffers(rows.keys, 3), buffers(rows.values, 2), rows.seen)
     chunk, outputs = jax.lax.scan(step, chunk, jnp.arange(steps))
     tokens, logprobs = (x.swapaxes(0, 1) for x in outputs)
@@ -207,11 +225,12 @@ def _columns_like(x: Array, axis: int, columns: int) -> Array:
 
 def _with_chunk(rows: Rows, chunk: Chunk, steps: int) -> Rows:
     """The rows after a chunk: what it added follows what each row had."""
-    put = lambda axis: jax.vmap(
-        functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis), (0, 0, 0)
-    )
-    keys = tuple(put(2)(k, new, rows.lengths) for k, new in zip(rows.keys, chunk.keys))
-    values = tuple(put(1)(v, new, rows.lengths) for v, new in zip(rows.values, chunk.values))
+
+    def put(cache: PyTree, new: PyTree, axis: int) -> PyTree:
+        at = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis - 1)
+        return jax.tree.map(lambda x, y: jax.vmap(at)(x, y, rows.lengths), cache, new)
+
+    keys, values = put(rows.keys, chunk.keys, 3), put(rows.values, chunk.values, 2)
     return Rows(
         chunk.hidden, keys, values, rows.lengths + steps, rows.said + steps, rows.random, chunk.seen
     )
@@ -225,6 +244,7 @@ def advanced(
     tokens: Int[Array, " R"],
     x: Float[Array, "R D"],
     i: Int[Array, ""],
+    cache_dtype: CacheDtype | None,
 ) -> Chunk:
     """The chunk after every row has read its token i, which x is the embedding of."""
     rotation = model.rotation(rows.lengths[:, None] + i)
@@ -232,16 +252,24 @@ def advanced(
     is_past_RC = jnp.arange(C)[None] < rows.lengths[:, None]
     is_new_Rs = jnp.broadcast_to(jnp.arange(s) <= i, (len(tokens), s))
     mask_RS = jnp.concatenate([is_past_RC, is_new_Rs], axis=1)
+    past_rotation = model.rotation(jnp.arange(C)[None])
+    new_rotation = model.rotation(rows.lengths[:, None] + jnp.arange(s)[None])
     keys, values = list(chunk.keys), list(chunk.values)
-    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i)
+
+    def write(buffer: Kept, token: Kept, axis: int) -> Kept:
+        at = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i, axis=axis)
+        return jax.tree.map(at, buffer, token)
+
     x_R1D = x[:, None]
     for layer, block in enumerate(blocks):
+        bias = block.attention.key_bias
 
-        def attend(q: Array, k: Array, v: Array, layer: int = layer) -> Array:
-            keys[layer] = write(keys[layer], k[:, 0, :, :, None], axis=3)
-            values[layer] = write(values[layer], v[:, 0, :, None, :], axis=2)
-            past = rows.keys[layer], rows.values[layer]
-            return _attended(q[:, 0], *past, keys[layer], values[layer], mask_RS)[:, None]
+        def attend(q: Array, k: Array, v: Array, layer: int = layer, bias: Array = bias) -> Array:
+            keys[layer] = write(keys[layer], kept_keys(k, bias, rotation, cache_dtype), 3)
+            values[layer] = write(values[layer], kept_values(v, cache_dtype), 2)
+            past = Columns(rows.keys[layer], rows.values[layer], past_rotation)
+            new = Columns(keys[layer], values[layer], new_rotation)
+            return _attended(q[:, 0], past, new, bias, mask_RS)[:, None]
 
         x_R1D = block(x_R1D, rotation, attend)
     seen = chunk.seen
@@ -252,21 +280,19 @@ def advanced(
 
 def _attended(
     q: Float[Array, "R N H"],
-    past_keys: Float[Array, "R K H C"],
-    past_values: Float[Array, "R K C H"],
-    new_keys: Float[Array, "R K H s"],
-    new_values: Float[Array, "R K s H"],
-    mask: Bool[Array, "R C+s"],
+    past: Columns,
+    new: Columns,
+    bias: Float[Array, " KH"],
+    mask: Bool[Array, "R S"],
 ) -> Float[Array, "R N H"]:
     """One softmax, in float32, over the cache and what the chunk adds to it."""
-    R, K, H, C = past_keys.shape
+    R, K, H, C = past.keys.shape
     q_RKnH = q.reshape(R, K, -1, H)
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores_RKnS = jnp.concatenate(
-        [dot("rknh,rkhc->rknc", q_RKnH, keys) for keys in (past_keys, new_keys)], axis=-1
+        [scored(q_RKnH, part.keys, bias, part.rotation) for part in (past, new)], axis=-1
     )
     scores_RKnS = jnp.where(mask[:, None, None], scores_RKnS / H**0.5, -jnp.inf)
-    weights_RKnS = jax.nn.softmax(scores_RKnS, axis=-1).astype(past_values.dtype)
-    y_RKnH = dot("rknc,rkch->rknh", weights_RKnS[..., :C], past_values)
-    y_RKnH += dot("rknc,rkch->rknh", weights_RKnS[..., C:], new_values)
+    weights_RKnS = jax.nn.softmax(scores_RKnS, axis=-1)
+    y_RKnH = summed(weights_RKnS[..., :C], past.values, q.dtype)
+    y_RKnH += summed(weights_RKnS[..., C:], new.values, q.dtype)
     return y_RKnH.astype(q.dtype).reshape(q.shape)

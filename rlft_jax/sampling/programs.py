@@ -43,7 +43,10 @@ def programs(
     place = lambda *axes: None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
     everywhere, rows = place(), place(mesh.axis_names) if mesh else None
     prefill = functools.partial(
-        on_mesh(mesh, decoding.prefill), graph=graph, with_seen=settings.repetition_penalty != 1
+        on_mesh(mesh, decoding.prefill),
+        graph=graph,
+        with_seen=settings.repetition_penalty != 1,
+        cache_dtype=settings.cache_dtype,
     )
     decode = functools.partial(
         decoding.decode,
@@ -52,6 +55,7 @@ def programs(
         temperature=settings.temperature,
         repetition_penalty=settings.repetition_penalty,
         filters=[*settings.filters, *filters],
+        cache_dtype=settings.cache_dtype,
     )
     jit = functools.partial(jax.jit, out_shardings=rows)
     return Programs(

@@ -79,12 +79,6 @@ def activation_bytes(
     return activations | {"head": 3 * chunk * a.vocabulary * FLOAT + copies * head}
 
 
-def cache_bytes(a: qwen2.Architecture, compute: Compute, *, rows: int, tokens: int) -> int:
-    """Bytes of keys and values of so many rows of so many tokens."""
-    size = 2 if compute.dtype == "bfloat16" else FLOAT
-    return 2 * a.layers * rows * tokens * a.kv_heads * a.head_width * size
-
-
 def decoding_bytes(a: qwen2.Architecture, *, rows: int) -> int:
     """Bytes of the float32 logits of so many rows' next token, and of the noise that chooses it."""
     return 2 * rows * a.vocabulary * FLOAT

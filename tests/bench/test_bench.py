@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlft_jax.bench import ceilings, startup, workloads
+from rlft_jax.bench import ceilings, flops, startup, workloads
 from rlft_jax.main import main
 from rlft_jax.models.qwen2 import Architecture
 
@@ -89,7 +89,12 @@ def test_of_an_rloo_step_the_share_of_generation_is_told(bench):
 
 
 def test_decoding_is_measured_for_each_number_of_rows(bench):
-    found = bench("decode", *SMALL[1:], "--rows=8,16", "--config.sampling.max_new_tokens=8")
+    small = [*SMALL[1:], "--rows=8,16", "--config.sampling.max_new_tokens=8"]
+    found = bench("decode", *small, "--config.sampling.cache_dtype=int8")
+    longest = round(found["call_seconds"] / found["step_seconds"])
+    assert found["bytes_per_step"] == flops.decode_bytes(
+        TINY, rows=1, context=16 + longest / 2, width=4, cache_dtype="int8"
+    )
     assert found["by_rows"].keys() == {"8", "16"}
     assert found["new_tokens_per_second"] == found["by_rows"]["8"]["new_tokens_per_second"]
     assert found["bandwidth_utilisation"] > 0

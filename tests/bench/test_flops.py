@@ -54,8 +54,17 @@ def test_every_token_written_reads_all_that_came_before():
 
 
 @pytest.mark.parametrize(
-    ("rows", "gigabytes"), [(1, 0.994), (64, 1.391), (256, 2.599), (1024, 7.430)]
+    ("rows", "cache_dtype", "gigabytes"),
+    [
+        (1, None, 0.994),
+        (64, None, 1.391),
+        (256, None, 2.599),
+        (1024, None, 7.430),
+        (1024, "int8", 4.410),
+    ],
 )
-def test_a_decode_step_reads_weights_once_and_the_cache_of_every_row(rows, gigabytes):
-    moved = flops.decode_bytes(QWEN2_5_0_5B, rows=rows, context=512, width=2)
+def test_a_decode_step_reads_weights_once_and_the_cache_of_every_row(rows, cache_dtype, gigabytes):
+    moved = flops.decode_bytes(
+        QWEN2_5_0_5B, rows=rows, context=512, width=2, cache_dtype=cache_dtype
+    )
     assert moved / 1e9 == pytest.approx(gigabytes, abs=5e-4)

@@ -35,9 +35,11 @@ def test_held_out_problems_are_answered_as_rollouts_are(responses):
     endless, _ = responses()
     assert endless["eval_mean_length"] > 4
     letters = tuple("abcdefghijklmnopqrstuvwxyz0123456789=+-*/(), ")
-    stopped, settings = responses(sampling__stop_strings=letters, sampling__batch_rows=4)
+    stopped, settings = responses(
+        sampling__stop_strings=letters, sampling__batch_rows=4, sampling__cache_dtype="int8"
+    )
     assert settings.stop_strings == letters
-    assert settings.batch_rows == 4
+    assert (settings.batch_rows, settings.cache_dtype) == (4, "int8")
     assert settings.max_new_tokens == 8
     assert stopped["eval_mean_length"] < 0.75 * endless["eval_mean_length"]
     assert stopped["eval_truncated"] < endless["eval_truncated"]

@@ -61,6 +61,7 @@ def test_rollouts_in_half_precision_leave_the_masters_what_they_are(made, adapte
             True,
         ),
         ({"advantages__kl_weight": 0.1, "sampling__dtype": "bfloat16"}, True),
+        ({"advantages__kl_weight": 0.1, "sampling__cache_dtype": "int8"}, True),
         ({"advantages__kl_weight": 0.1, "model__dtype": "bfloat16"}, True),
     ],
 )

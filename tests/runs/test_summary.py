@@ -55,6 +55,9 @@ def test_half_precision_halves_what_samples(planned):
     for kind in ("sampler's weights", "cache"):
         assert half[kind] == full[kind] / 2
     assert half["optimizer"] == full["optimizer"]
+    a, quantised = ARCHITECTURE, memory_of(planned("rloo", sampling__cache_dtype="int8"))
+    ratio = (a.head_width + 4) / (4 * a.head_width)  # a scale for the numbers of a head
+    assert quantised["cache"] == full["cache"] * ratio
 
 
 def test_adapters_bring_a_frozen_base_and_imitation_samples_nothing(planned):

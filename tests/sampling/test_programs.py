@@ -55,6 +55,14 @@ def test_decoding_never_copies_its_cache(tiny):
     assert memory.temp_size_in_bytes < held / 4
 
 
+def test_8_bits_are_widened_a_layer_at_a_time(tiny):
+    """Of two layers, not both before the first token, nor keys and values at once."""
+    settings = SamplingSettings(max_new_tokens=16, cache_dtype="int8")
+    program, rows = compiled_decode(Sampler(tiny[0], settings), tiny[1], rows=15, columns=4096)
+    widened = sum(4 * x.integers.size for x in (*rows.keys, *rows.values))
+    assert program.memory_analysis().temp_size_in_bytes < widened / 2
+
+
 @pytest.mark.parametrize(("filters", "is_sorted"), [({}, False), ({"top_k": 5}, True)])
 def test_only_top_k_looks_for_an_order(tiny, filters, is_sorted):
     settings = SamplingSettings(max_new_tokens=4, temperature=0.7, **filters)

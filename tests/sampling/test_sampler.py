@@ -286,6 +286,24 @@ def test_a_mesh_changes_nothing(tiny):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
+def test_8_bits_depend_on_the_text_alone_and_are_close_to_the_trainer(tiny, monkeypatch):
+    """Whatever the chunks, the rows, the columns and the devices."""
+    settings = dataclasses.replace(FREE, cache_dtype="int8")
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    shared = Sampler(tiny[0], settings, mesh=mesh)(tiny[1], PROMPTS, samples=3)
+    monkeypatch.setattr(table, "FIRST_COLUMNS", 16)
+    other = dataclasses.replace(settings, chunk=6, batch_rows=5)
+    alone = Sampler(tiny[0], other)(tiny[1], PROMPTS, samples=3)
+    assert tokens_of(alone) == tokens_of(shared)
+    off = []
+    for prompt, *groups in zip(PROMPTS, alone, shared):
+        for one, same in zip(*groups):
+            np.testing.assert_allclose(one.logprobs, same.logprobs, atol=1e-5)
+            off += (one.logprobs - rescored(*tiny, prompt, one)).tolist()
+    assert 1e-4 < np.abs(off).max() < 0.1
+    assert np.abs(off).mean() < 0.01
+
+
 def test_settings_that_cannot_be_are_refused_together():
     with pytest.raises(ValueError, match="cannot be sampled") as refused:
         SamplingSettings(max_new_tokens=0, temperature=-1.0, top_p=0.0, min_p=2.0, top_k=-1)
