@@ -8,6 +8,7 @@ from typing import Any
 
 from rlft_jax.bench import ceilings, decode, loss, report, startup, training, workloads
 from rlft_jax.config import binding
+from rlft_jax.config.derived import at, drawing
 from rlft_jax.config.schema import resolved
 from rlft_jax.config.settings import closest
 from rlft_jax.models.qwen2 import Compute
@@ -148,7 +149,16 @@ def measured(
     rows: Sequence[int],
     steps: int,
 ) -> dict[str, Any]:
-    """The figures of one kind of work; `shape` is that of ours, None with a config."""
+    """The figures of one kind of work; `shape` is that of ours, None with a config.
+
+    Raises:
+        ValueError: If a setting would have no effect on them.
+    """
+    if at(settings, "rollout.overlap"):
+        raise ValueError(
+            "config.rollout.overlap = True has no effect on a benchmark, which waits for every step"
+            " to time its parts. Leave it out."
+        )
     if what in OBJECTIVES:
         return training.measure(settings, machine, steps=steps)
     model = {k: v for k, v in settings["model"].items() if k != "path"}
@@ -157,9 +167,8 @@ def measured(
         rows_of_step = batch["prompts"] // batch["micro_batches"]
         a = loading.find(path).architecture if shape is None else workloads.SHAPES[shape]
         return loss.measure(a, compute, rows=rows_of_step, tokens=batch["tokens"], steps=steps)
-    how = dict(settings["sampling"])
-    compute = dataclasses.replace(compute, dtype=how.pop("dtype") or compute.dtype)
-    sampling = SamplingSettings(**how)
+    compute = dataclasses.replace(compute, dtype=settings["sampling"]["dtype"] or compute.dtype)
+    sampling = SamplingSettings(**drawing(settings))
     rollout = (
         batch["prompts"] * settings["rollout"]["minibatches"] * settings["rollout"]["responses"]
     )

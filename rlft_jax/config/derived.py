@@ -51,6 +51,12 @@ def answers(config: Mapping[str, Any]) -> int:
     return int(is_rl(config)) if samples is None else samples
 
 
+def drawing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How rollouts are drawn, whatever computes and scores them."""
+    apart = ("dtype", "rescore")
+    return {name: value for name, value in config["sampling"].items() if name not in apart}
+
+
 def answering(config: Mapping[str, Any]) -> dict[str, Any]:
     """How held-out problems are answered: as an evaluation says, and otherwise like a rollout."""
     own = {

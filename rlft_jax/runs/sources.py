@@ -8,6 +8,7 @@ import numpy as np
 
 from rlft_jax.batch import Responses
 from rlft_jax.config.binding import bind
+from rlft_jax.config.derived import drawing
 from rlft_jax.data.pipeline import Batches, batches
 from rlft_jax.data.problems import encode_problem
 from rlft_jax.data.reward_rows import texts_of
@@ -110,10 +111,8 @@ def make_engine(plan: Plan, frozen: Params, reference: Params | None) -> Engine:
     """What rollouts are done with."""
     config, tokenizer = plan.config, plan.policy.tokenizer
     assert plan.reward is not None
-    how = dict(config["sampling"])
-    dtype, _ = how.pop("dtype"), how.pop("rescore")
-    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **how)
-    sample = policy_sampler(plan, frozen, settings, dtype)
+    settings = SamplingSettings(stop_ids=plan.policy.stop_ids, **drawing(config))
+    sample = policy_sampler(plan, frozen, settings, config["sampling"]["dtype"])
     advantages, selection = config["advantages"], config["selection"]
     old_score = None
     if plan.rescores:

@@ -132,6 +132,14 @@ def test_two_starts_are_compared(bench, monkeypatch):
             ["--what=decode", "--config.sampling.batch_rows=4"],
             "config.sampling.batch_rows has no effect with --what=decode",
         ),
+        (
+            [
+                "--what=rloo",
+                "--config.rollout.overlap=True",
+                "--config.objective.importance_cap=2.0",
+            ],
+            "config.rollout.overlap = True has no effect on a benchmark",
+        ),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, said, capsys):
