@@ -1,10 +1,11 @@
 """How the cache keeps keys and values: as they are, or as 8-bit integers with scales.
 
 Keys lie as `[R, K, H, C]` and values as `[R, K, C, H]`, where products want them. In 8 bits every
-token has a scale for each head: the largest magnitude along H over 127. A few channels of Qwen's
-keys dwarf all others, which such a scale would round away; nearly all of them is the bias of the
-keys' projection, turned to the token's position. So keys are kept without it, and what it adds to
-their scores is added when they are read.
+token has a scale for each head, the largest magnitude along H over 127, from the step that reads
+it on: no result depends on where a chunk ends. The projection of Qwen's keys has a bias that dwarfs
+all else in a few channels, and what tokens differ in would be rounded away beside it. So keys are
+kept without it, and what it adds to their scores, turned to their positions, is added when they
+are read.
 """
 
 import functools
