@@ -51,6 +51,11 @@ def run(
         return
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(what, config, shape, overrides, Path(folder))
+        if at(settings, "rollout.overlap"):
+            raise ValueError(
+                "config.rollout.overlap = True has no effect on a benchmark, which waits for every"
+                " step to time its parts. Leave it out."
+            )
         machine = ceilings.measure()
         found = measured(what, settings, machine, shape=shape, rows=rows, steps=steps)
     finish(what, name, {**found, "machine": report.machine(machine), "config": settings}, out)
@@ -149,16 +154,7 @@ def measured(
     rows: Sequence[int],
     steps: int,
 ) -> dict[str, Any]:
-    """The figures of one kind of work; `shape` is that of ours, None with a config.
-
-    Raises:
-        ValueError: If a setting would have no effect on them.
-    """
-    if at(settings, "rollout.overlap"):
-        raise ValueError(
-            "config.rollout.overlap = True has no effect on a benchmark, which waits for every step"
-            " to time its parts. Leave it out."
-        )
+    """The figures of one kind of work; `shape` is that of ours, None with a config."""
     if what in OBJECTIVES:
         return training.measure(settings, machine, steps=steps)
     model = {k: v for k, v in settings["model"].items() if k != "path"}

@@ -85,7 +85,7 @@ def evaluate(
             speed only.
         dtype: What to compute in.
         cache_dtype: What keys and values are kept in: as computed if left out; int8 takes about
-            half of bfloat16's memory, and changes log-probabilities about as much as bfloat16.
+            half of bfloat16's memory; the README tells at what cost.
         out: The .json file to write.
         completions: A .jsonl file to write all completions to, with their grades.
         reward_model: Choose the best of n by this model as well: Hugging Face folder, hub name or

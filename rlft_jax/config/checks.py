@@ -265,7 +265,10 @@ def _overlap(config: dict[str, Any]) -> Iterator[str]:
             " likely they have become."
         )
     if not weighs_importance(config) and objective["ratio"] == "none":
-        yield f"{behind} leave config.sampling.rescore at None, so that they can be weighed."
+        yield (
+            f"{behind} leave config.sampling.rescore at None, and set"
+            " config.objective.importance_cap, such as 2.0, so that they are weighed."
+        )
 
 
 # Each tells what is wrong between settings that are each right. They are asked one by one, so that

@@ -104,8 +104,7 @@ class Sampling:
         dtype: What to compute in, from a copy of the weights, while these stay what they are; as
             `config.model.dtype` says if None.
         cache_dtype: What keys and values are kept in, for held-out problems too: as computed if
-            None. "int8" takes about half of bfloat16's memory, and moves the log-probabilities of
-            the sampler about as far from those of training as bfloat16 does.
+            None. "int8" takes about half of bfloat16's memory; the README tells at what cost.
         rescore: Whether the trainer scores a rollout once more before it learns from it, for the KL
             in rewards or advantages and for the ratios of later updates; the sampler's own
             log-probabilities stand in otherwise. If None, they do on CPUs, where both compute in
@@ -129,8 +128,8 @@ class BatchShape:
 
     Attributes:
         prompts: Prompts of a step, over all processes.
-        tokens: Tokens of a row at most, and of a prompt with its response. A few packed rows have
-            three quarters or half as many where that saves a quarter of the step or more.
+        tokens: Tokens of a row at most, and of a prompt with its response. A few packed rows of
+            a run of one process have three quarters or half as many where that saves a quarter.
         micro_batches: Parts of the step whose gradients are computed one after another, for less
             memory; on CPUs parts of a few thousand tokens are faster than larger ones, too.
         packed: Whether short responses share rows.

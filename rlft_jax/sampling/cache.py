@@ -1,11 +1,11 @@
 """How the cache keeps keys and values: as they are, or as 8-bit integers with scales.
 
 Keys lie as `[R, K, H, C]` and values as `[R, K, C, H]`, where products want them. In 8 bits every
-token has a scale for each head, the largest magnitude along H over 127, from the step that reads
-it on: no result depends on where a chunk ends. The projection of Qwen's keys has a bias that dwarfs
-all else in a few channels, and what tokens differ in would be rounded away beside it. So keys are
-kept without it, and what it adds to their scores, turned to their positions, is added when they
-are read.
+token has a scale for each head, its largest magnitude over 127. A token is rounded once, when it is
+read, and so even its own chunk sees it: chunks change no result. The projection of Qwen's keys has
+a bias that is so large in a few channels that 8 bits would round away the rest. So keys are kept
+without it, and what it adds to their scores, turned to their positions, is added when they are
+read.
 """
 
 import functools
@@ -48,9 +48,10 @@ def kept_keys(
     rotation: Rotation,
     dtype: CacheDtype | None,
 ) -> Kept:
-    """What the cache keeps of keys that their projection's bias and a rotation went into."""
+    """What the cache keeps of keys; in 8 bits it knows what bias and rotation went into them."""
     if dtype is not None:
-        keys = keys.astype(jnp.float32) - _turned(bias.astype(keys.dtype), rotation, keys.shape)
+        rounded = bias.astype(keys.dtype)  # as the projection adds it
+        keys = keys.astype(jnp.float32) - _turned(rounded, rotation, keys.shape)
     return _kept(jnp.transpose(keys, (0, 2, 3, 1)), dtype, axis=2)
 
 
@@ -68,7 +69,9 @@ def scored(
     _, K, H, c = keys.shape
     turned = _turned(bias, rotation, (len(rotation[0]), c, K, H))
     products = _dot("rknh,rkhc->rknc", q, _after(q, keys.integers).astype(q.dtype))
-    return products * keys.scales + _dot("rknh,rckh->rknc", q.astype(jnp.float32), turned)
+    # In full float32, or it would not make up for what `kept_keys` took away.
+    added = _dot("rknh,rckh->rknc", q.astype(jnp.float32), turned, precision="highest")
+    return products * keys.scales + added
 
 
 def summed(
@@ -109,9 +112,10 @@ def _turned(bias: Float[Array, " KH"], rotation: Rotation, shape: tuple[int, ...
 
 
 def _after(x: Float[Array, "R K n y"], integers: Int8[Array, "R K a b"]) -> Int8[Array, "R K a b"]:
-    """The same integers, which no compiler can widen before `x` is there.
+    """The same integers, which XLA does not widen before `x` is there.
 
-    It would widen those of all layers before a chunk begins, and need more memory than they save.
+    It would widen those of all layers before a chunk begins, and need more memory than they save:
+    on CPUs it does so across an `optimization_barrier`.
     """
     is_nan = x[:, :1, :1, :1] != x[:, :1, :1, :1]
     return integers ^ is_nan.astype(jnp.int8)

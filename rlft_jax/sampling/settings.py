@@ -29,7 +29,7 @@ class SamplingSettings:
             memory and speed only.
         chunk: Tokens between two looks at who has finished; changes speed only.
         cache_dtype: What keys and values are kept in: as computed if None. "int8" takes about
-            half of bfloat16's memory, and changes log-probabilities about as much as bfloat16.
+            half of bfloat16's memory; the README tells at what cost.
     """
 
     max_new_tokens: int

@@ -46,7 +46,7 @@ class Report:
     def metrics_later(
         self, step: int, metrics: Values, then: Callable[[dict[str, float]], None]
     ) -> None:
-        """Logs what a step computed at the next `flush`, or before anything else is logged.
+        """Logs what a step computed at the next `flush`, or before other metrics.
 
         The devices that are still at it have a next step to go on with by then.
 

@@ -86,15 +86,19 @@ def test_a_growing_cache_keeps_what_it_holds(tiny, monkeypatch):
     )
 
 
-def test_adapters_take_part():
+@pytest.mark.parametrize(("cache_dtype", "atol"), [(None, 1e-5), ("int8", 0.02)])
+def test_adapters_take_part(cache_dtype, atol):
     graph, params = make(adapted=True)
-    [[completion]] = Sampler(graph, SamplingSettings(max_new_tokens=5))(params, PROMPTS[:1])
+    settings = SamplingSettings(max_new_tokens=5, cache_dtype=cache_dtype)
+    [[completion]] = Sampler(graph, settings)(params, PROMPTS[:1])
     np.testing.assert_allclose(
-        completion.logprobs, rescored(graph, params, PROMPTS[0], completion), atol=1e-5
+        completion.logprobs, rescored(graph, params, PROMPTS[0], completion), atol=atol
     )
     off = jax.tree.map(jnp.copy, params)
     off["layers"]["attention"]["q"]["lora"]["b"] *= 0
-    assert np.abs(completion.logprobs - rescored(graph, off, PROMPTS[0], completion)).max() > 0.01
+    assert (
+        np.abs(completion.logprobs - rescored(graph, off, PROMPTS[0], completion)).max() > 2 * atol
+    )
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
