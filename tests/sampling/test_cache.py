@@ -45,6 +45,17 @@ def test_a_large_bias_of_the_keys_takes_no_precision_from_the_rest():
     np.testing.assert_allclose(biased.scales, plain.scales, rtol=1e-4)
 
 
+def test_the_bias_is_taken_away_as_the_projection_rounded_it():
+    """Reading a prompt has it in float32, writing a completion in the type of the arithmetic."""
+    bias = BIAS + 0.3
+    keys = rotate(normal(1, R, T, K, H) + bias.reshape(1, 1, K, H), ROTATION).astype(jnp.bfloat16)
+    read, written = (
+        kept_keys(keys, x, ROTATION, "int8") for x in (bias, bias.astype(jnp.bfloat16))
+    )
+    np.testing.assert_array_equal(read.integers, written.integers)
+    np.testing.assert_array_equal(read.scales, written.scales)
+
+
 def test_attention_over_a_quantised_cache_is_attention_over_what_it_stands_for():
     """The products of queries with keys, and the sums of values."""
     q, keys, values = normal(2, R, 2 * K, H), normal(3, R, T, K, H), normal(4, R, T, K, H)
