@@ -136,3 +136,12 @@ def test_a_run_is_asked_in_the_way_it_was_trained(tmp_path, model_folder):
     origin = origin._replace(run=RunDirectory(tmp_path))
     assert policies.template_of(origin, "countdown") == "plain"
     assert policies.template_of(origin, "gsm8k") == "chat"
+
+
+def test_the_type_of_the_cache_reaches_the_sampler(run, monkeypatch):
+    def settings(**how):
+        raise KeyError(how["cache_dtype"])
+
+    monkeypatch.setattr(command, "SamplingSettings", settings)
+    with pytest.raises(KeyError, match="int8"):
+        run(cache_dtype="int8")

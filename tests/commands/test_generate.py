@@ -63,3 +63,12 @@ def test_what_cannot_be_generated_leaves_the_old_output(run, tmp_path, monkeypat
         run(max_new_tokens=500)
     assert (tmp_path / "out.jsonl").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "prompts.jsonl"}
+
+
+def test_the_type_of_the_cache_reaches_the_sampler(run, monkeypatch):
+    def settings(**how):
+        raise KeyError(how["cache_dtype"])
+
+    monkeypatch.setattr(command, "SamplingSettings", settings)
+    with pytest.raises(KeyError, match="int8"):
+        run(cache_dtype="int8")
