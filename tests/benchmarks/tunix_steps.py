@@ -158,7 +158,7 @@ def reinforcement(rows, tokenizer, arguments, mesh, steps):
                 max_prompt_length=longest,
                 kv_cache_size=longest + arguments.new + 1,
                 temperature=1.0,
-                top_p=None,
+                top_p=1.0,  # without one it takes the likeliest token, whatever the temperature
                 top_k=None,
             ),
         ),
