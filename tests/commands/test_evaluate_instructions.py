@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from rlft_jax.commands import evaluate_ifeval as ifeval_command
+from rlft_jax.commands import evaluate_instructions as instructions_command
 from rlft_jax.commands.evaluate_ifeval import evaluate_ifeval
 from rlft_jax.commands.evaluate_instructions import evaluate_instructions
 from rlft_jax.data.formatter_file import save_formatter
@@ -128,3 +130,17 @@ def test_instructions_are_checked_by_their_rules(model_folder, tmp_path, capsys)
     followed = int("," not in texts[0])
     assert result["prompt_level"]["strict"]["value"] == followed / 2
     assert "strict" in capsys.readouterr().out
+
+
+def test_the_type_of_the_cache_reaches_the_sampler(
+    compare, judge_folder, model_folder, monkeypatch
+):
+    def settings(**how):
+        raise KeyError(how["cache_dtype"])
+
+    for module in (ifeval_command, instructions_command):
+        monkeypatch.setattr(module, "SamplingSettings", settings)
+    with pytest.raises(KeyError, match="int8"):
+        compare(judge=judge_folder, cache_dtype="int8")
+    with pytest.raises(KeyError, match="int8"):
+        evaluate_ifeval(task="ifeval", model=model_folder, data="-", cache_dtype="int8")
