@@ -210,8 +210,8 @@ class Stop:
 
     Attributes:
         patience: Evaluations in a row without a better `config.keep.metric`; 0 for no end.
-        skipped: Updates in a row that were left out because they were not finite. Every so many
-            steps a look is taken.
+        skipped: Updates in a row that were left out because they were not finite. A look is taken
+            a step late.
         watch: A reward of `config.reward.functions` that ends a rollout's run when it gets worse
             (falls; or rises, if its weight is negative) while the reward in all rises, as where a
             policy cheats a learned reward. Give it weight 0.

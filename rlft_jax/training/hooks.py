@@ -1,5 +1,6 @@
 """What happens after a step besides the next one: logs, evaluations, checkpoints, the end."""
 
+import collections
 import functools
 import math
 import time
@@ -231,17 +232,21 @@ def end(
     skipped: int,
 ) -> Hook:
     """Ends the run when asked to, when nothing improves, or when updates keep failing."""
+    counts: collections.deque[tuple[int, Any]] = collections.deque()
 
     def hook(progress: Progress) -> None:
         if preemption.should_stop(progress.step):
             saver.save()
             raise SystemExit(EXIT_PREEMPTED)
-        if is_due(progress.step, skipped, steps):  # to look is to wait for the devices
-            in_a_row = int(progress.state.skipped[1])
+        # A step late, for no device to wait meanwhile; at the last step, of that one too.
+        counts.append((progress.step, progress.metrics["skipped_in_a_row"]))
+        while len(counts) > (progress.step < steps):
+            step, count = counts.popleft()
+            in_a_row = int(count.value)
             if in_a_row >= skipped:
                 saver.save()
                 raise ValueError(
-                    f"{in_a_row} updates in a row up to step {progress.step} were left out because"
+                    f"{in_a_row} updates in a row up to step {step} were left out because"
                     f" a loss or gradient was not finite (config.stop.skipped = {skipped}). Lower"
                     " the learning rate, or look at the data of these steps."
                 )

@@ -109,7 +109,8 @@ def train_step(
     skipped = jnp.where(is_finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
     tokens = state.tokens.plus(_tokens(batch))
     # Given beside the state, whose buffers are the next step's by the time that they are looked at.
-    found = {**metrics, "num_tokens": tokens}
+    in_a_row = _one(skipped[1].astype(jnp.float32))
+    found = {**metrics, "num_tokens": tokens, "skipped_in_a_row": in_a_row}
     return TrainState(state.step + 1, params, opt_state, skipped, tokens), found
 
 

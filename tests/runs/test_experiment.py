@@ -290,13 +290,19 @@ def test_a_run_that_saved_nothing_may_begin_again_with_another_config(tiny, tmp_
 
 def test_updates_that_are_not_finite_stop_the_run_before_they_do_harm(tiny, tmp_path):
     config = tiny.sft(steps=20, optimizer__learning_rate=1e30, stop__skipped=3)
-    with pytest.raises(ValueError, match=r"5 updates in a row up to step 6 .*not finite"):
+    with pytest.raises(ValueError, match=r"3 updates in a row up to step 4 .*not finite"):
         run(config, tmp_path)
-    assert [x["loss"] for x in lines(tmp_path / "metrics.jsonl")][1:] == [None] * 5
-    assert values(tmp_path, "skipped_updates") == [0, 1, 2, 3, 4, 5]
+    assert [x["loss"] for x in lines(tmp_path / "metrics.jsonl")][1:] == [None] * 4
+    assert values(tmp_path, "skipped_updates") == [0, 1, 2, 3, 4]
     state = saved(tmp_path)
-    assert state["step"] == 6  # it looks at every third step
+    assert state["step"] == 5  # it looks a step late
     assert all(np.isfinite(x).all() for path, x in state.items() if path.startswith("params"))
+
+
+def test_updates_that_are_not_finite_are_told_of_at_the_last_step_too(tiny, tmp_path):
+    config = tiny.sft(steps=4, optimizer__learning_rate=1e30, stop__skipped=3)
+    with pytest.raises(ValueError, match=r"3 updates in a row up to step 4 .*not finite"):
+        run(config, tmp_path)
 
 
 def test_a_failing_reward_stops_the_run_saved_and_mending_it_continues(tiny, tmp_path):
