@@ -17,60 +17,38 @@ from rlft_jax.runs.plan import Config
 from rlft_jax.sampling.settings import SamplingSettings
 
 SHAPE = "small"
-# What a config's run is, for the work that is not itself a kind of run.
-KINDS = {"decode": "rloo", "loss": "sft", "startup": "sft"}
+OVERLAPS = (
+    "config.rollout.overlap = True has no effect on a benchmark, which does one thing after another"
+    " to time each. Leave it out."
+)
+# The workload of each kind of work.
+KINDS: dict[str, workloads.Kind] = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "reward": "reward",
+    "rloo": "rloo",
+    "decode": "rloo",
+    "loss": "sft",
+    "startup": "sft",
+}
 OBJECTIVES = {"sft": "sft", "dpo": "dpo", "reward": "reward_model", "rloo": "rloo"}
 
 
-def run(
-    *,
+def check(
     what: str,
+    *,
     config: str | None,
-    out: str | None,
     shape: str | None,
     rows: Sequence[int],
     steps: int,
     overrides: Sequence[tuple[str, str]],
 ) -> None:
-    """Measures, prints and writes; see the command.
+    """Refuses flags that would do nothing, or make no sense.
 
     Raises:
-        ValueError: If flags do not go together, or the config cannot run.
+        ValueError: With everything that is wrong, a line each.
     """
-    check(what, config, shape, rows, steps, [name for name, _ in overrides])
-    shape = shape or (SHAPE if config is None else None)
-    name = config or f"the {shape} shape"
-    if what == "startup":
-        bench = [f"--config.{setting}={text}" for setting, text in overrides]
-        bench += [
-            f"--{flag}={value}" for flag, value in (("config", config), ("shape", shape)) if value
-        ]
-        kind = kind_of(config, overrides)
-        found = startup.measure([f"--what={kind}", *bench], steps=steps)
-        finish(what, name, {**found, "machine": report.machine(None)}, out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        settings = settings_of(what, config, shape, overrides, Path(folder))
-        if at(settings, "rollout.overlap"):
-            raise ValueError(
-                "config.rollout.overlap = True has no effect on a benchmark, which waits for every"
-                " step to time its parts. Leave it out."
-            )
-        machine = ceilings.measure()
-        found = measured(what, settings, machine, shape=shape, rows=rows, steps=steps)
-    finish(what, name, {**found, "machine": report.machine(machine), "config": settings}, out)
-
-
-def check(
-    what: str,
-    config: str | None,
-    shape: str | None,
-    rows: Sequence[int],
-    steps: int,
-    overridden: Sequence[str],
-) -> None:
-    """Refuses flags that would do nothing, or make no sense."""
-    wrong = []
+    overridden, wrong = dict(overrides), []
     if shape is not None and config is not None:
         wrong.append(f"--shape={shape} has no effect with --config, whose model it is. Remove one.")
     if shape is not None and shape not in workloads.SHAPES:
@@ -86,6 +64,8 @@ def check(
             "config.sampling.batch_rows has no effect with --what=decode, which decodes all rows at"
             " once. Set --rows."
         )
+    if overridden.get("rollout.overlap", "").lower() in ("true", "1"):
+        wrong.append(OVERLAPS)
     if any(count < 1 for count in rows):
         wrong.append(f"--rows={','.join(map(str, rows))}: each must be at least 1.")
     if steps < (1 if what in ("decode", "startup") else 0):
@@ -94,32 +74,57 @@ def check(
         raise ValueError("\n".join(wrong))
 
 
-def settings_of(
+def run(
     what: str,
+    *,
     config: str | None,
     shape: str | None,
+    rows: Sequence[int],
+    steps: int,
     overrides: Sequence[tuple[str, str]],
-    folder: Path,
+) -> dict[str, Any]:
+    """Measures, prints and returns the figures; see the command.
+
+    Raises:
+        ValueError: If the config cannot run, or is for other work.
+    """
+    shape = shape or (SHAPE if config is None else None)
+    kind = kind_of(config, overrides) if what == "startup" else what
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(kind, config, overrides, Path(folder))
+        if at(settings, "rollout.overlap"):
+            raise ValueError(f"{OVERLAPS} --config.rollout.overlap=False does so.")
+        if what == "startup":
+            words = [f"--what={kind}", *(f"--config.{name}={text}" for name, text in overrides)]
+            words += [f"--config={config}"] if config is not None else [f"--shape={shape}"]
+            machine, found = None, startup.measure(words, steps=steps)
+        else:
+            if shape is not None and what != "loss":  # which takes the sizes of a model alone
+                workloads.write(
+                    KINDS[what],
+                    Path(folder),
+                    workloads.SHAPES[shape],
+                    prompts=settings["batch"]["prompts"],
+                    tokens=settings["batch"]["tokens"],
+                    new=(settings["sampling"] or {}).get("max_new_tokens", 0),
+                )
+            machine = ceilings.measure()
+            found = measured(what, settings, machine, shape=shape, rows=rows, steps=steps)
+    name, here = config or f"the {shape} shape", report.machine(machine)
+    report.show(what, name, found, here)
+    return {"what": what, "workload": name, **found, "machine": here, "config": settings}
+
+
+def settings_of(
+    what: str, config: str | None, overrides: Sequence[tuple[str, str]], folder: Path
 ) -> Config:
-    """The resolved config of the work, its files written to `folder` if it is one of ours.
+    """The resolved config of the work, which is in `folder` if it is one of ours.
 
     Raises:
         ValueError: If it cannot run, or is another kind of work.
     """
-    kind: Any = KINDS.get(what, what)
     if config is None:
-        settings = resolved(workloads.config(kind, folder), overrides)
-        if what == "loss":  # its sizes are all that it takes of a model
-            return settings
-        workloads.write(
-            kind,
-            folder,
-            workloads.SHAPES[shape or SHAPE],
-            prompts=settings["batch"]["prompts"],
-            tokens=settings["batch"]["tokens"],
-            new=(settings["sampling"] or {}).get("max_new_tokens", 0),
-        )
-        return settings
+        return resolved(workloads.config(KINDS[what], folder), overrides)
     settings = resolved(binding.read(config), overrides)
     given = settings["objective"]["name"]
     if what in OBJECTIVES and given != OBJECTIVES[what]:
@@ -177,16 +182,3 @@ def measured(
         prompt_tokens=min(workloads.PROMPT, batch["tokens"] - sampling.max_new_tokens),
         steps=steps,
     )
-
-
-def finish(what: str, name: str, found: dict[str, Any], out: str | None) -> None:
-    """Prints the figures, and writes them where that is asked for."""
-    shown = {k: v for k, v in found.items() if k not in ("config", "machine", "versions")}
-    machine = found.get("machine", {})
-    report.show(
-        what,
-        name,
-        shown | {k: machine[k] for k in ("devices", "processor", "ceilings") if k in machine},
-    )
-    if out is not None:
-        report.write(Path(out), {"what": what, "workload": name, **found})

@@ -81,7 +81,7 @@ def train(
 def generation(a: Architecture, prompts: Sequence[int], new: Sequence[Sequence[int]]) -> int:
     """FLOPs of reading prompts of these lengths, each once, and writing so many tokens to each."""
     body, head = matrix_parameters(a)
-    total = forward(a, prompts, scored=len(prompts))
+    total = forward(a, prompts, scored=0)  # the head reads for each new token once, as below
     for prompt, counts in zip(prompts, new, strict=True):
         for count in counts:
             seen = count * prompt + count * (count + 1) // 2

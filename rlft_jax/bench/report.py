@@ -1,6 +1,5 @@
-"""A benchmark's figures for people, and as JSON for programs."""
+"""A benchmark's figures for people."""
 
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import jax
 
 from rlft_jax.bench.ceilings import Ceilings
-from rlft_jax.files import written_whole
-from rlft_jax.progress import is_first_process, table
+from rlft_jax.progress import table
 from rlft_jax.training.memory import readable
 from rlft_jax.training.run_directory import versions
 
@@ -41,19 +39,15 @@ def machine(ceilings: Ceilings | None) -> dict[str, Any]:
     return found
 
 
-def show(what: str, workload: str, found: Mapping[str, Any]) -> None:
-    """Prints the figures as a table."""
-    rows = [(name, _worded(name, value)) for name, value in _flat(found).items()]
+def show(what: str, workload: str, found: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Prints the figures, and what they were measured on, as a table."""
+    shown = dict(found)
+    if len(shown.get("by_rows", {})) == 1:  # they are the summary
+        del shown["by_rows"]
+    shown |= {name: here[name] for name in ("devices", "processor", "ceilings") if name in here}
+    rows = [(name, _worded(name, value)) for name, value in _flat(shown).items()]
     caption = FORMULA if "model_flops_utilisation" in found else ""
     table(f"rlft bench --what={what}: {workload}", ["", "value"], rows, caption=caption)
-
-
-def write(file: Path, found: Mapping[str, Any]) -> None:
-    """Writes the figures as JSON; the file appears when it is whole."""
-    if is_first_process():
-        with written_whole(file) as opened:
-            json.dump(found, opened, indent=1)
-            opened.write("\n")
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,19 @@ def _processes(command: Sequence[str], times: int) -> list[float]:
 
 
 def _start(bench: Sequence[str], cache: str) -> dict[str, Any]:
-    """One start with a cache of programs in a folder: seconds of the process, and of compiling."""
+    """One start with a cache of programs in a folder: seconds of the process, and of compiling.
+
+    Raises:
+        ValueError: If it fails, with what it said.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "bench.json")
         command = [*RLFT, "bench", *bench, "--steps=1", f"--json={out}"]
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-        whole = repeated(
-            lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL),
-            times=1,
-            warmup=0,
-        )
+        start = time.perf_counter()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise ValueError(f"The work that is to be started fails.\n{done.stderr.strip()}")
         found = json.loads(out.read_text())
-    return {"process_seconds": whole.median} | {name: found[name] for name in COMPILING}
+    return {"process_seconds": seconds} | {name: found[name] for name in COMPILING}

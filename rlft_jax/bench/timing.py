@@ -36,7 +36,7 @@ def repeated(act: Callable[[], Any], *, times: int, warmup: int = 1) -> Seconds:
 
 
 class Stopwatch:
-    """Adds up the seconds of named parts of a step."""
+    """Adds up the seconds of named parts of a step; those of a part in a part are its own only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -44,11 +44,13 @@ class Stopwatch:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Times what happens inside."""
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            inside = sum(self.seconds.values()) - before
+            own = time.perf_counter() - start - inside
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
 
     def timed(self, name: str, function: Callable) -> Callable:
         """The same function, its results waited for."""

@@ -11,7 +11,7 @@ from rlft_jax.bench import flops
 from rlft_jax.bench.ceilings import Ceilings
 from rlft_jax.bench.compiled import Compiled, peak_bytes
 from rlft_jax.bench.timing import Seconds, Stopwatch, compilations
-from rlft_jax.config.derived import needs_reference
+from rlft_jax.config.derived import needs_reference, rollout_steps
 from rlft_jax.models import qwen2
 from rlft_jax.progress import progress
 from rlft_jax.runs import experiment, sources, weights
@@ -136,7 +136,7 @@ def _round(
     watch.lap()
     rollouts.taken()
     batches, start = [], time.perf_counter()
-    for _ in range(_steps_of_round(plan)):
+    for _ in range(rollout_steps(plan.config)):
         with watch.part("source"):
             draw = source.next(state.params, int(state.step) + 1)
         with watch.part("feed"):
@@ -160,11 +160,6 @@ def _round(
         new=sum(map(sum, new)),
         flops=_flops(plan, texts, scored, prompts, new),
     )
-
-
-def _steps_of_round(plan: Plan) -> int:
-    rollout = plan.config["rollout"]
-    return rollout["updates"] * rollout["minibatches"] if plan.is_rl else 1
 
 
 class Text(NamedTuple):
@@ -212,7 +207,7 @@ def _flops(
 
 def _figures(plan: Plan, rounds: Sequence[Round], ceilings: Ceilings) -> dict[str, Any]:
     """Rates: those of the median round, and what all rounds together wasted."""
-    steps = _steps_of_round(plan)
+    steps = rollout_steps(plan.config)
     rate = lambda count: float(np.median([count(one) / one.seconds for one in rounds]))
     seconds = Seconds.of([one.seconds / steps for one in rounds])
     names = list(dict.fromkeys(name for one in rounds for name in one.parts))

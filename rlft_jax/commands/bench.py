@@ -33,8 +33,10 @@ def bench(
             of a rollout.
         steps: Measurements to take the median of; 0 compiles and does not run.
     """
-    from rlft_jax.bench.command import run
+    from rlft_jax.bench import command
+    from rlft_jax.commands.outputs import outputs
 
-    run(
-        what=what, config=config, out=json, shape=shape, rows=rows, steps=steps, overrides=overrides
-    )
+    work: dict = dict(config=config, shape=shape, rows=rows, steps=steps, overrides=overrides)
+    command.check(what, **work)
+    with outputs(json, None) as out:
+        out.finish(command.run(what, **work))

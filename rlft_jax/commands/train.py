@@ -32,12 +32,11 @@ def train(
     from rlft_jax.config.binding import read
     from rlft_jax.config.schema import resolved
     from rlft_jax.runs.requirements import misfits, missing
-
-    settings = resolved(read(config), overrides, checks=[misfits, missing])
-
-    from rlft_jax.runs import experiment
     from rlft_jax.training.profiling import parse_steps
 
     steps = None if profile is None else parse_steps(profile)
+    settings = resolved(read(config), overrides, checks=[misfits, missing])
+
+    from rlft_jax.runs import experiment
 
     experiment.run(settings, workdir, profile=steps)

@@ -80,20 +80,21 @@ def best_mode(config: Mapping[str, Any]) -> Mode:
 
 def needs_old(config: Mapping[str, Any]) -> bool:
     """Whether updates, or the KL, compare a rollout with the policy as it was before them."""
-    rollout, advantages = config["rollout"], config["advantages"]
-    if rollout is None or advantages is None:
+    advantages = config["advantages"]
+    if not is_rl(config) or advantages is None:
         return False
-    return bool(is_reused(rollout) or advantages["kl_weight"])
+    return bool(rollout_steps(config) > 1 or advantages["kl_weight"])
 
 
-def is_reused(rollout: Mapping[str, Any]) -> bool:
-    """Whether several updates share a rollout."""
-    return rollout["updates"] * rollout["minibatches"] > 1
+def rollout_steps(config: Mapping[str, Any]) -> int:
+    """Steps that share a rollout; 1 where nothing is sampled."""
+    rollout = config["rollout"]
+    return 1 if rollout is None else rollout["updates"] * rollout["minibatches"]
 
 
 def weighs_importance(config: Mapping[str, Any]) -> bool:
     """Whether responses can count by how likely the trainer finds them beside the sampler."""
-    return not is_reused(config["rollout"]) or config["sampling"]["rescore"] is not False
+    return rollout_steps(config) == 1 or config["sampling"]["rescore"] is not False
 
 
 def needs_reference(config: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from rlft_jax import rewards
 from rlft_jax.config.binding import Check, describe, resolve
 from rlft_jax.config.checks import CHECKS, OBJECTIVE_PRESETS
 from rlft_jax.config.idle import without_effect
-from rlft_jax.config.sections import Schema, Written
+from rlft_jax.config.sections import FromCommandLine, Schema, Written
 from rlft_jax.config.settings import closest, settings_of
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.formatting import Preset, TooLong
@@ -345,6 +345,12 @@ def narrowed(written: Written, wrong: list[str]) -> Schema:
     objective = written["objective"].get("name")
     if objective not in OBJECTIVES:  # refused by its section
         return {**SCHEMA, "model": Model, "data": Demonstrations}
+    if objective in SELECTED and isinstance(written.get("rollout"), FromCommandLine):
+        settings = ", ".join(f"--config.rollout.{name}" for name in written.pop("rollout"))
+        wrong.append(
+            "config.rollout makes another kind of run, which learns from the policy's own responses"
+            f" and not from data. Write it in the file, or leave {settings} out."
+        )
     is_rollout = objective == "rloo" or ("rollout" in written and objective in SELECTED)
     mine = {"lora"} if objective != "reward_model" else {"formatter"}
     if is_rollout:

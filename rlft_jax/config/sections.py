@@ -18,6 +18,10 @@ Schema = Mapping[str, Callable | Mapping[str, Callable]]
 Written = dict[str, dict[str, Any]]
 
 
+class FromCommandLine(dict[str, Any]):
+    """A section that no file has, begun by single settings of the command line."""
+
+
 class _Text(str):
     """A value as the command line spells it; what it means depends on the setting's type."""
 
@@ -36,7 +40,7 @@ def apply_overrides(
         elif not dot:
             written[""][section] = _Text(text)
         elif section in schema:
-            written.setdefault(section, {})[setting] = _Text(text)
+            written.setdefault(section, FromCommandLine())[setting] = _Text(text)
         else:
             sections = [s for s in schema if s]
             problems.append(_unknown_section(path, sections))

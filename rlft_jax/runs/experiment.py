@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlft_jax.config.derived import best_mode, reward_weights
+from rlft_jax.config.derived import best_mode, reward_weights, rollout_steps
 from rlft_jax.config.schema import MAY_DIFFER
 from rlft_jax.models.digest import digest
 from rlft_jax.models.on_mesh import on_mesh
@@ -124,21 +124,26 @@ def train(
             # What was written before the first save is written again, step 0 included.
             report = Report(directory, after=begun or -1, **plan.config["log"])
             stack.callback(report.close)
+        training_time = hooks.TrainingTime()
         saver = hooks.Saver(
             checkpoints,
             source,
             report,
             history,
+            training_time,
             facts,
             every=plan.config["every"]["save"],
             steps=plan.steps,
         )
         bar = stack.enter_context(progress("Training", plan.steps, unit="steps", done=begun))
         every = plan.config["every"]
-        evaluate = make_evaluation(plan, frozen, reference, report, history)
+        evaluate = make_evaluation(plan, frozen, reference, report, history, training_time)
+        tokens = state.tokens.value
         # In this order: what a checkpoint should know comes before it.
         after_step = [
-            hooks.log(report, bar, tokens=state.tokens.value, every=every["log"], steps=plan.steps),
+            hooks.log(
+                report, bar, training_time, tokens=tokens, every=every["log"], steps=plan.steps
+            ),
             *tables(source, report, every=every["samples"]),
             evaluate,
             saver,
@@ -248,13 +253,14 @@ def make_evaluation(
     reference: Params | None,
     report: Report | None,
     history: hooks.History | None,
+    training_time: hooks.TrainingTime,
 ) -> Hook:
     """Measures on held-out data when it is time to."""
     every = plan.config["every"]["evaluate"]
     if not every:
         return lambda progress: None
     measure = held_out.measure(plan, frozen, reference)
-    return hooks.evaluate(report, measure, history, every=every, steps=plan.steps)
+    return hooks.evaluate(report, measure, history, training_time, every=every, steps=plan.steps)
 
 
 def tables(source: Source, report: Report | None, *, every: int) -> list[Hook]:
@@ -325,10 +331,10 @@ def past_rollouts(config: Config, directory: RunDirectory, begun: int) -> hooks.
     if reward is None:
         return None
     mode = retention.best_mode(f"rewards/{reward}", reward_weights(config))
-    watch = hooks.Watch(reward, window, mode)
+    watch = hooks.Watch(reward, window, mode, steps=rollout_steps(config))
     for line in logged(directory, begun):
         if "reward" in line:
-            watch.add(line)
+            watch.add(line["step"], line)
     return watch
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from rlft_jax.config import checks
 from rlft_jax.config.binding import bind, refusal
-from rlft_jax.config.derived import group_size, is_reused, is_rl, needs_old
+from rlft_jax.config.derived import group_size, is_rl, needs_old, rollout_steps
 from rlft_jax.data.demonstrations import Demonstrations
 from rlft_jax.data.encoding import Data, Progress
 from rlft_jax.data.formatting import Formatter
@@ -115,7 +115,7 @@ class Plan(NamedTuple):
         types = (config["model"]["dtype"], sampling["dtype"], sampling["cache_dtype"])
         # Elsewhere products of float32 are rounded to less, and not alike in both.
         is_float32 = self.mesh.devices.flat[0].platform == "cpu" and {*types} <= {"float32", None}
-        return is_reused(config["rollout"]) or config["rollout"]["overlap"] or not is_float32
+        return rollout_steps(config) > 1 or config["rollout"]["overlap"] or not is_float32
 
     @property
     def objective(self) -> Objective:
@@ -320,5 +320,5 @@ def count_steps(config: Config, examples: int) -> int:
     prompts, epochs = config["batch"]["prompts"], config["epochs"]
     if not is_rl(config):
         return steps_for(epochs, examples=examples, prompts=prompts)
-    shared, updates = config["rollout"]["minibatches"], config["rollout"]["updates"]
-    return steps_for(epochs, examples=examples, prompts=prompts * shared) * shared * updates
+    prompts *= config["rollout"]["minibatches"]
+    return steps_for(epochs, examples=examples, prompts=prompts) * rollout_steps(config)

@@ -1,12 +1,14 @@
 """What happens after a step besides the next one: logs, evaluations, checkpoints, the end."""
 
 import collections
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from rlft_jax.metrics import Metrics
@@ -28,13 +30,46 @@ def is_due(step: int, every: int, last: int = 0) -> bool:
     return (bool(every) and step % every == 0) or step == last
 
 
-def log(report: Report | None, advance: Advance, *, tokens: int, every: int, steps: int) -> Hook:
+class TrainingTime:
+    """Seconds of training: what evaluations and checkpoints take is left out."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        since, self._since = self._since, time.monotonic()
+        return self._since - since
+
+    @contextlib.contextmanager
+    def aside(self, state: Any) -> Iterator[None]:
+        """Leaves out what happens inside, which begins when the devices have come to `state`."""
+        jax.block_until_ready(state)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - start
+
+
+def log(
+    report: Report | None,
+    advance: Advance,
+    training_time: TrainingTime,
+    *,
+    tokens: int,
+    every: int,
+    steps: int,
+) -> Hook:
     """Writes metrics, and how fast it goes; a step late, for no device to wait meanwhile.
+
+    The time of a step ends when it is on its way to the devices, which may still be at the one
+    before it: means over steps are right, that of a single step may be its neighbour's.
 
     Args:
         tokens: Trained on by the steps before this start of the run.
     """
-    since, taken, known = time.monotonic(), 0, tokens
+    taken, known = 0, tokens
 
     def write(step: int, seconds: float, taken: int, values: Mapping[str, float]) -> None:
         nonlocal known
@@ -47,19 +82,19 @@ def log(report: Report | None, advance: Advance, *, tokens: int, every: int, ste
         advance(1, note="  ".join(shown))
 
     def hook(progress: Progress) -> None:
-        nonlocal since, taken
+        nonlocal taken
         if report is not None:
             report.flush()
         taken += 1
         if not is_due(progress.step, every, steps):
             advance(1)
             return
-        now = time.monotonic()
+        seconds = training_time.lap()
         if report is not None:
             found = {**progress.metrics, **progress.source_metrics}
-            then = functools.partial(write, progress.step, now - since, taken)
+            then = functools.partial(write, progress.step, seconds, taken)
             report.metrics_later(progress.step, found, then)
-        since, taken = now, 0
+        taken = 0
 
     return hook
 
@@ -123,37 +158,41 @@ class Watch:
         reward: Name of the reward to watch.
         window: Logged rollouts to take means over.
         mode: Whether high or low values of the watched reward are good.
+        steps: Steps that share a rollout.
     """
 
-    def __init__(self, reward: str, window: int, mode: Mode = "max"):
-        self.reward, self._window = reward, window
+    def __init__(self, reward: str, window: int, mode: Mode = "max", *, steps: int = 1):
+        self.reward, self._window, self._steps = reward, window, steps
         self._sign = 1 if mode == "max" else -1
-        self._values: list[tuple[float, float]] = []
+        self._values: dict[int, tuple[float, float]] = {}  # by rollout
 
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """Notes what a rollout earned, as it is logged."""
-        watched = self._sign * metrics[f"rewards/{self.reward}/mean"]
-        self._values.append((metrics["reward"], watched))
+    def add(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Notes what the rollout of a logged step earned; once, however many steps share it."""
+        values = (metrics["reward"], metrics[f"rewards/{self.reward}/mean"])
+        trained, watched = (math.nan if value is None else value for value in values)
+        self._values[(step - 1) // self._steps] = (trained, self._sign * watched)
 
     @property
     def is_cheated(self) -> bool:
-        """Whether one rose and the other got worse, each by more than twice its standard error.
+        """Whether one rose and the other got worse, each by more than three standard errors.
 
-        The last window is compared with the one before it.
+        The last window is compared with the one before it. Fewer errors would not do: a look is
+        taken after every rollout.
         """
-        values = np.array(self._values[-2 * self._window :])
+        values = np.array([*self._values.values()][-2 * self._window :])
         if len(values) < 2 * self._window:
             return False
         before, after = values[: self._window], values[self._window :]
         error = np.sqrt((before.var(0, ddof=1) + after.var(0, ddof=1)) / self._window)
         trained, held_out = after.mean(0) - before.mean(0)
-        return bool(trained > 2 * error[0] and held_out < -2 * error[1])
+        return bool(trained > 3 * error[0] and held_out < -3 * error[1])
 
 
 def evaluate(
     report: Report | None,
     measure: Callable[[Params], Metrics],
     history: History | None,
+    training_time: TrainingTime,
     *,
     every: int,
     steps: int,
@@ -163,7 +202,8 @@ def evaluate(
     def hook(progress: Progress) -> None:
         if not every or not is_due(progress.step, every, steps):
             return
-        values = numbers(measure(progress.state.params))
+        with training_time.aside(progress.state):
+            values = numbers(measure(progress.state.params))
         if history is not None:
             history.add(progress.step, values)
         if report is not None:
@@ -187,13 +227,14 @@ class Saver:
         source: Source,
         report: Report | None,
         history: History | None,
+        training_time: TrainingTime,
         extra: dict[str, Any],
         *,
         every: int,
         steps: int,
     ):
         self._checkpoints, self._source, self._report = checkpoints, source, report
-        self._history, self._extra = history, extra
+        self._history, self._training_time, self._extra = history, training_time, extra
         self._every, self._steps = every, steps
         self._last: Progress | None = None
 
@@ -208,16 +249,17 @@ class Saver:
         """Saves the last step that was taken, if there was one."""
         if self._last is None:
             return
-        if self._report is not None:
-            self._report.sync()  # a checkpoint's lines are on the disk before it counts
         metric = None if self._history is None else self._history.at(self._last.step)
-        self._checkpoints.save(
-            self._last.step,
-            self._last.state,
-            self._source.state(),
-            extra=self._extra,
-            metric=metric,
-        )
+        with self._training_time.aside(self._last.state):
+            if self._report is not None:
+                self._report.sync()  # a checkpoint's lines are on the disk before it counts
+            self._checkpoints.save(
+                self._last.step,
+                self._last.state,
+                self._source.state(),
+                extra=self._extra,
+                metric=metric,
+            )
 
 
 def end(
@@ -251,7 +293,7 @@ def end(
                     " the learning rate, or look at the data of these steps."
                 )
         if watch is not None and is_due(progress.step, log_every, steps):
-            watch.add(progress.source_metrics)
+            watch.add(progress.step, numbers(progress.source_metrics))
             if watch.is_cheated:
                 saver.save()
                 raise Stopped(

@@ -7,6 +7,7 @@ import jax
 
 from rlft_jax.progress import say
 from rlft_jax.training.loop import Progress
+from rlft_jax.training.step import TrainState
 
 
 def parse_steps(text: str) -> tuple[int, int]:
@@ -21,9 +22,10 @@ def parse_steps(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+):(\d+)", text)
     first, last = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= first <= last:
+        why = "ends before it begins" if 1 <= last < first else "does not say which steps to trace"
         raise ValueError(
-            f"--profile={text} does not say which steps to trace. Write --profile=START:STOP, such"
-            " as 10:12 for steps 10, 11 and 12."
+            f"--profile={text} {why}. Write --profile=START:STOP, such as 10:12 for steps 10, 11"
+            " and 12."
         )
     return first, last
 
@@ -53,8 +55,8 @@ class Profile:
     def __init__(self, folder: Path, first: int, last: int, *, begun: int = 0):
         self._folder, self._first, self._last = folder, first, last
         self._is_on = False
-        if last <= begun:
-            say(f"Steps {first} to {last} were taken before and are not traced.")
+        if first <= begun:
+            say(f"Steps {first} to {min(begun, last)} were taken before and are not traced.")
         self._look(begun)
 
     def __call__(self, progress: Progress) -> None:
@@ -62,7 +64,7 @@ class Profile:
         if self._is_on and progress.step >= self._last:
             jax.block_until_ready(progress.state)
             self.close()
-        self._look(progress.step)
+        self._look(progress.step, progress.state)
 
     def close(self) -> None:
         """Ends the trace, if there is one, wherever the run has got to."""
@@ -71,7 +73,8 @@ class Profile:
             jax.profiler.stop_trace()
             say(f"The trace is in {self._folder}.")
 
-    def _look(self, done: int) -> None:
+    def _look(self, done: int, state: TrainState | None = None) -> None:
         if not self._is_on and self._first <= done + 1 <= self._last:
+            jax.block_until_ready(state)  # what came before is not traced
             self._is_on = True
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)

@@ -84,7 +84,9 @@ def test_of_an_rloo_step_the_share_of_generation_is_told(bench):
     )
     assert 0 < found["generation_share"] < 1
     parts = found["part_seconds"]
-    assert parts["generation"] + parts["scoring"] + parts["rewards"] <= parts["source"]
+    assert parts.keys() == {"generation", "rewards", "scoring", "source", "feed", "update"}
+    # Medians of two rounds are their means, so that they add up.
+    assert sum(parts.values()) == pytest.approx(found["step_seconds"], rel=0.02)
     assert found["new_tokens_per_second"] == pytest.approx(found["samples_per_second"] * 8, rel=0.2)
 
 
@@ -132,19 +134,37 @@ def test_two_starts_are_compared(bench, monkeypatch):
             ["--what=decode", "--config.sampling.batch_rows=4"],
             "config.sampling.batch_rows has no effect with --what=decode",
         ),
-        (
-            [
-                "--what=rloo",
-                "--config.rollout.overlap=True",
-                "--config.objective.importance_cap=2.0",
-            ],
-            "config.rollout.overlap = True has no effect on a benchmark",
-        ),
+        (["--what=rloo", "--config.rollout.overlap=True"], "overlap = True has no effect"),
+        (["--what=sft", "--config.rollout.responses=4"], "config.rollout makes another kind"),
+        (["--what=startup", "--config.batch.tokens=-3"], "config.batch.tokens = -3"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, said, capsys):
     assert main(["bench", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_found_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(ceilings, "measure", lambda: pytest.fail("measured"))
+    assert main(["bench", "--what=sft", f"--json={tmp_path}"]) == 2
+    assert f"Is a directory: {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_tells_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(startup, "PROCESSES", {})
+    config = tmp_path / "sft.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict(dict(steps=1, objective=dict(name='sft'), data=dict(path='gone'),\n"
+        "        model=dict(path='gone'), optimizer=dict(name='adamw')))\n"
+    )
+    assert main(["bench", "--what=startup", f"--config={config}"]) == 2
+    said = capsys.readouterr().err
+    assert "The work that is to be started fails" in said
+    assert "gone" in said
 
 
 def test_a_config_of_another_kind_is_refused(tmp_path, capsys):
