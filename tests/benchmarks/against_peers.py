@@ -3,7 +3,8 @@ r"""Times a peer's training and ours in turn, pair by pair, and prints the ratio
     python tests/benchmarks/against_peers.py --what=sft --peer=trl --peer_python=TRL/bin/python
     ... --what=sft --ours=--config.model.dtype=bfloat16
     ... --what=sft --data=train.jsonl.gz --tokens=512
-    ... --what=rloo --batch=16 --responses=8 --new=128 --mean_length=40
+    ... --what=rloo --batch=16 --responses=8 --new=128 --mean_length=30 --row=1024 \
+        --steps=3 --pairs=1 --ours=--config.batch.micro_batches=4
     ... --what=decode --peer=transformers --shape=qwen2.5-0.5b --batch=16 --new=32 \
         --steps=2 --ours=--config.sampling.dtype=bfloat16
 
