@@ -1,8 +1,8 @@
 """The data sets that commands measure on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlft_jax.data.bad_rows import map_rows
 from rlft_jax.data.readers import Rows, read_rows
@@ -15,6 +15,15 @@ def check_limit(limit: int | None) -> None:
     """Refuses a limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise ValueError(f"--limit={limit} leaves no row. Set 1 or more, or leave it out.")
+
+
+def refuse_without_effect(flags: Mapping[str, Any], why: str) -> None:
+    """Refuses flags that were given and would change nothing."""
+    given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {why}."
+        )
 
 
 def read_named(data: str, *, split: str, subset: str | None, limit: int | None) -> tuple[Rows, str]:

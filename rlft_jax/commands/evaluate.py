@@ -5,7 +5,7 @@ from typing import Any
 from rlft_jax import evaluate as evaluation
 from rlft_jax import progress
 from rlft_jax.commands import BY_TASK
-from rlft_jax.commands.data_sets import check_limit, made_of, read_named
+from rlft_jax.commands.data_sets import check_limit, made_of, read_named, refuse_without_effect
 from rlft_jax.commands.outputs import outputs
 from rlft_jax.commands.policies import (
     check_samples,
@@ -172,6 +172,8 @@ def read_problems(
     if data is not None:
         rows, source = read_named(data, split=split, subset=subset, limit=limit)
     elif task == "countdown":
+        of_data = {"split": None if split == "test" else split, "subset": subset}
+        refuse_without_effect(of_data, "without --data")
         count = limit or MADE
         rows = countdown.generate(seed=MADE_SEED, count=count, unique=True)
         source = f"made with seed {MADE_SEED}"

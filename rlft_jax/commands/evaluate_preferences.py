@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rlft_jax import reward_evaluation
-from rlft_jax.commands.data_sets import read_named
+from rlft_jax.commands.data_sets import read_named, refuse_without_effect
 from rlft_jax.commands.held_out_pairs import config_of, held_out_pairs
 from rlft_jax.commands.implicit_rewards import is_dpo, plan_implicit_reward
 from rlft_jax.commands.outputs import outputs
@@ -114,7 +114,7 @@ def evaluate_preferences(
     judge = judge_of(model, formatting, **how)
     if data is None:
         chosen = {"split": None if split == "test" else split, "subset": subset, "limit": limit}
-        _refuse_without_effect(chosen, "without --data")
+        refuse_without_effect(chosen, "without --data")
         rows, name = held_out_pairs(model)
     else:
         rows, name = read_named(data, split=split, subset=subset, limit=limit)
@@ -159,11 +159,11 @@ def judge_of(
     """
     config = config_of(model)
     if reference is not None or (config is not None and is_dpo(config)):
-        _refuse_without_effect(formatting, "on a policy, which reads pairs as in DPO")
+        refuse_without_effect(formatting, "on a policy, which reads pairs as in DPO")
         how = {"rows": rows, "dtype": dtype}
         return plan_implicit_reward(model, reference=reference, beta=beta, **how)
     why = "without --reference, which says that a policy is measured"
-    _refuse_without_effect({"beta": beta}, why)
+    refuse_without_effect({"beta": beta}, why)
     return ExplicitReward(plan_scorer(model, compute=Compute(dtype=dtype), rows=rows, **formatting))
 
 
@@ -173,11 +173,3 @@ def _say_losses(report: Report, left_out: Mapping[str, int]) -> None:
             say(f"{count} of {report.rows} pairs are left out: {why}.")
     if report.truncated:
         say(f"{report.truncated} of {report.rows} pairs lose the start of their prompt.")
-
-
-def _refuse_without_effect(flags: Mapping[str, Any], why: str) -> None:
-    given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    if given:
-        raise ValueError(
-            f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {why}."
-        )

@@ -131,6 +131,9 @@ def check_config(
 ) -> None:
     """Refuses to go on with a run, if there is one, under another config. Writes nothing.
 
+    A setting that one of the two does not have is off there, so that a run goes on under a version
+    that has more of them, as long as they are off.
+
     Args:
         config: The whole config, resolved; nested, and JSON.
         may_differ: Settings that do not change what a step does, such as "steps" or "every.*".
@@ -144,7 +147,7 @@ def check_config(
     differing = [
         f"config.{name} was {_said(stored, name)}, now {_said(given, name)}."
         for name in sorted(stored.keys() | given.keys())
-        if _said(stored, name) != _said(given, name)
+        if _differ(stored, given, name)
         and not any(fnmatch.fnmatchcase(name, pattern) for pattern in may_differ)
     ]
     if differing:
@@ -195,6 +198,12 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping) and value
         flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
+
+
+def _differ(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
+    if name in a and name in b:
+        return _said(a, name) != _said(b, name)  # 1 is not true
+    return bool(a.get(name) or b.get(name))
 
 
 def _said(config: Mapping[str, Any], name: str) -> str:

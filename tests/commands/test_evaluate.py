@@ -74,6 +74,13 @@ def test_problems_that_are_made_are_always_the_same():
     assert "seed" in source
 
 
+def test_problems_that_are_made_have_no_splits():
+    with pytest.raises(ValueError, match=r"^--split=test\[:9\] and --subset=hard have no effect"):
+        read_problems(
+            "countdown", None, split="test[:9]", subset="hard", limit=None, template="plain"
+        )
+
+
 def test_the_split_of_a_data_set_is_told(tmp_path):
     rows = datasets.Dataset.from_list([{"nums": [n, 2, 1], "target": n} for n in (10, 11, 12)])
     folder = str(tmp_path / "saved")

@@ -76,6 +76,16 @@ def test_every_setting_that_differs_is_named(tmp_path):
     assert run.config.read_bytes() == before
 
 
+def test_a_run_goes_on_under_a_version_with_more_settings(tmp_path):
+    run = RunDirectory(tmp_path)
+    record_config(run, CONFIG)
+    newer = {**CONFIG, "stop": {"watch": None, "after": 0}, "deterministic": False}
+    record_config(run, newer)
+    assert json.loads(run.config.read_text()) == json.loads(json.dumps(newer))
+    with pytest.raises(ValueError, match=r"config\.stop\.watch was null, now 1"):
+        record_config(run, {**newer, "stop": {"watch": 1}})
+
+
 def test_settings_that_may_differ_are_written_anew(tmp_path):
     run = RunDirectory(tmp_path)
     record_config(run, {**CONFIG, "every": {"log": 1, "save": 5}})
