@@ -20,6 +20,8 @@ PACKAGES = (
     *("rlft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
     *("transformers", "tokenizers", "datasets"),
 )
+# What a setting says that does nothing, as JSON.
+OFF, NOT_SET = ("null", "false", "{}", "[]"), "not set"
 
 
 class RunDirectory(NamedTuple):
@@ -131,8 +133,8 @@ def check_config(
 ) -> None:
     """Refuses to go on with a run, if there is one, under another config. Writes nothing.
 
-    A setting that one of the two does not have is off there, so that a run goes on under a version
-    that has more of them, as long as they are off.
+    A setting that only one of the two has may be off there: so a run goes on under a version that
+    has more of them. 0 is not off, as a temperature is not.
 
     Args:
         config: The whole config, resolved; nested, and JSON.
@@ -201,10 +203,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differ(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> bool:
-    if name in a and name in b:
-        return _said(a, name) != _said(b, name)  # 1 is not true
-    return bool(a.get(name) or b.get(name))
+    said = {_said(a, name), _said(b, name)}
+    are_off = NOT_SET in said and said <= {NOT_SET, *OFF}
+    return len(said) == 2 and not are_off
 
 
 def _said(config: Mapping[str, Any], name: str) -> str:
-    return json.dumps(config[name]) if name in config else "not set"
+    return json.dumps(config[name]) if name in config else NOT_SET

@@ -79,11 +79,15 @@ def test_every_setting_that_differs_is_named(tmp_path):
 def test_a_run_goes_on_under_a_version_with_more_settings(tmp_path):
     run = RunDirectory(tmp_path)
     record_config(run, CONFIG)
-    newer = {**CONFIG, "stop": {"watch": None, "after": 0}, "deterministic": False}
+    newer = {**CONFIG, "stop": {"watch": None}, "deterministic": False, "lora": {}, "modes": []}
     record_config(run, newer)
     assert json.loads(run.config.read_text()) == json.loads(json.dumps(newer))
     with pytest.raises(ValueError, match=r"config\.stop\.watch was null, now 1"):
         record_config(run, {**newer, "stop": {"watch": 1}})
+    with pytest.raises(ValueError, match=r"config\.deterministic was false, now null"):
+        record_config(run, {**newer, "deterministic": None})
+    with pytest.raises(ValueError, match=r"config\.temperature was not set, now 0"):
+        record_config(run, {**newer, "temperature": 0})
 
 
 def test_settings_that_may_differ_are_written_anew(tmp_path):
